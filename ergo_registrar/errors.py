@@ -1,0 +1,94 @@
+"""Every error this package raises. Nothing from grpc or aetcd escapes it.
+
+`RegistrarError` is the base of all. Each message says what was wrong, where, and what would be right.
+"""
+
+__all__ = [
+    "ConnectionFailedError",
+    "DecodeError",
+    "NoRouteError",
+    "RegistrarError",
+    "TakenError",
+    "TerminatedError",
+    "UnknownItemError",
+    "UnsupportedError",
+    "ValidationError",
+]
+
+
+class RegistrarError(Exception):
+    """The base of every error of this package, and itself the error of a call made in the wrong order."""
+
+
+class ValidationError(RegistrarError, ValueError):
+    """A name, an option, a route or a configuration value breaks a rule. Raised before anything is sent.
+
+    `field` is the name of what was wrong, `value` what was given (never a secret), `rule` what would be right.
+    """
+
+    def __init__(self, field: str, value: object, rule: str) -> None:
+        super().__init__(f"{field}: {rule}, not {_shortened(value)}")
+        self.field = field
+        self.value = value
+        self.rule = rule
+
+
+class DecodeError(RegistrarError):
+    """Bytes that stand in etcd are not what belongs there."""
+
+
+class ConnectionFailedError(RegistrarError):
+    """etcd could not be reached, or did not answer, or refused, within the time given.
+
+    `endpoints` maps each endpoint that was tried to why it failed.
+    """
+
+    def __init__(self, message: str, endpoints: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.endpoints = endpoints or {}
+
+
+class TakenError(RegistrarError):
+    """Another process holds this node name in this cluster (Ergo: `gen.ErrTaken`).
+
+    `remaining_ttl` is how many seconds the holder's lease still had to live, None where it has no lease or etcd did
+    not tell. A live holder renews it; that of a crashed one runs out.
+    """
+
+    def __init__(self, node: str, cluster: str, remaining_ttl: float | None) -> None:
+        left = (
+            f"its lease has {remaining_ttl:g} s left unless its holder lives and renews it"
+            if remaining_ttl is not None
+            else "it has no lease and will not go away by itself"
+        )
+        super().__init__(
+            f"node name {node!r} is taken in cluster {cluster!r}: {left}. "
+            "Use another name, or set claim_timeout to wait for a crashed predecessor's lease to end"
+        )
+        self.node = node
+        self.cluster = cluster
+        self.remaining_ttl = remaining_ttl
+
+
+class NoRouteError(RegistrarError, LookupError):
+    """There is no such node or application in the cluster, as far as this process knows (Ergo: `gen.ErrNoRoute`)."""
+
+
+class UnknownItemError(RegistrarError, KeyError):
+    """No level of the configuration has this item (Ergo: `gen.ErrUnknown`)."""
+
+    def __str__(self) -> str:  # KeyError would show the repr of the message
+        return str(self.args[0])
+
+
+class TerminatedError(RegistrarError):
+    """The registrar is closed, or died (Ergo: `gen.ErrRegistrarTerminated`). `__cause__` tells of what it died."""
+
+
+class UnsupportedError(RegistrarError):
+    """The reference does not support this either: proxy routes (Ergo: `gen.ErrUnsupported`)."""
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
