@@ -90,5 +90,8 @@ class UnsupportedError(RegistrarError):
 
 
 def _shortened(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python turns into text
+        return f"a {type(value).__name__} too long to show"
     return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"

@@ -4,13 +4,11 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 from ergo_registrar.core.keys import check_name
 from ergo_registrar.errors import ValidationError
-
-ApplicationRouteLayout = Literal["v3.1", "tags", "tags+version"]
-"""Which fields an application route is written with (see `docs/reference/wire.md`)."""
+from ergo_registrar.routes import ApplicationRouteLayout
 
 _ENVIRONMENT_PREFIX = "ERGO_REGISTRAR_"
 
@@ -36,8 +34,9 @@ class TLS:
             path = getattr(self, field)
             if path is not None and not isinstance(path, str | Path):
                 raise ValidationError(f"tls.{field}", path, "must be the path of a PEM file")
-        if self.server_name is not None and (not isinstance(self.server_name, str) or not self.server_name):
-            raise ValidationError("tls.server_name", self.server_name, "must be a host name")
+        name: object = self.server_name
+        if name is not None and (not isinstance(name, str) or not name):
+            raise ValidationError("tls.server_name", name, "must be a host name")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,5 +201,5 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "password": _read_text,
     "insecure_skip_verify": _read_bool,
     "application_route_layout": _read_text,
-    **{field: _read_number for field in _LEAST_SECONDS},
+    **dict.fromkeys(_LEAST_SECONDS, _read_number),
 }

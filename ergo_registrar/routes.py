@@ -5,7 +5,9 @@ The shapes are Ergo's own (`gen.Route`, `gen.ApplicationRoute`, `gen.Version`, `
 when a value is made: whatever etcd holds must be representable. `Registrar` checks what it is asked to publish.
 """
 
+from collections.abc import Iterable
 from enum import IntEnum
+from typing import Literal
 
 import msgspec
 
@@ -49,6 +51,10 @@ class ApplicationState(IntEnum):
     STOPPING = 3
 
 
+ApplicationRouteLayout = Literal["v3.1", "tags", "tags+version"]
+"""Which fields an application route is written with: those of Ergo 3.1, also `tags`, or also `version`."""
+
+
 class ApplicationRoute(msgspec.Struct, frozen=True):
     """An application on a node.
 
@@ -67,8 +73,9 @@ class ApplicationRoute(msgspec.Struct, frozen=True):
     version: Version = Version()
 
     def __post_init__(self) -> None:
-        if self.tags is not None and not isinstance(self.tags, tuple):
-            msgspec.structs.force_setattr(self, "tags", tuple(self.tags))
+        tags: Iterable[str] | None = self.tags
+        if tags is not None and not isinstance(tags, tuple | str):  # a str is no list of tags; encoding refuses it
+            msgspec.structs.force_setattr(self, "tags", tuple(tags))
 
 
 class RegistrarInfo(msgspec.Struct, frozen=True):
