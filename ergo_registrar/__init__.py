@@ -1,0 +1,87 @@
+"""An asyncio-native service registrar on etcd, for clusters of Ergo Framework nodes and Python services."""
+
+from ergo_registrar.core.config import ConfigSource
+from ergo_registrar.core.keys import ConfigLevel
+from ergo_registrar.core.session import State
+from ergo_registrar.errors import (
+    ConnectionFailedError,
+    DecodeError,
+    NoRouteError,
+    RegistrarError,
+    TakenError,
+    TerminatedError,
+    UnknownItemError,
+    UnsupportedError,
+    ValidationError,
+)
+from ergo_registrar.events import (
+    ApplicationLoaded,
+    ApplicationStarted,
+    ApplicationStopped,
+    ApplicationStopping,
+    ApplicationUpdated,
+    ConfigUpdate,
+    Event,
+    EventsMissed,
+    NodeJoined,
+    NodeLeft,
+    NodeRecovered,
+    NodeSuspected,
+    RegistrarConnected,
+    RegistrarDisconnected,
+    Value,
+)
+from ergo_registrar.options import TLS, Options
+from ergo_registrar.registrar import Registrar, Resolver
+from ergo_registrar.routes import (
+    ApplicationMode,
+    ApplicationRoute,
+    ApplicationState,
+    RegistrarInfo,
+    Route,
+    Version,
+)
+from ergo_registrar.stats import Stats
+from ergo_registrar.subscription import Subscription
+
+__all__ = [
+    "TLS",
+    "ApplicationLoaded",
+    "ApplicationMode",
+    "ApplicationRoute",
+    "ApplicationStarted",
+    "ApplicationState",
+    "ApplicationStopped",
+    "ApplicationStopping",
+    "ApplicationUpdated",
+    "ConfigLevel",
+    "ConfigSource",
+    "ConfigUpdate",
+    "ConnectionFailedError",
+    "DecodeError",
+    "Event",
+    "EventsMissed",
+    "NoRouteError",
+    "NodeJoined",
+    "NodeLeft",
+    "NodeRecovered",
+    "NodeSuspected",
+    "Options",
+    "Registrar",
+    "RegistrarConnected",
+    "RegistrarDisconnected",
+    "RegistrarError",
+    "RegistrarInfo",
+    "Resolver",
+    "Route",
+    "State",
+    "Stats",
+    "Subscription",
+    "TakenError",
+    "TerminatedError",
+    "UnknownItemError",
+    "UnsupportedError",
+    "ValidationError",
+    "Value",
+    "Version",
+]

@@ -1,0 +1,281 @@
+"""One connection to etcd out of several endpoints: deadlines, failover, login, and the one place errors are translated.
+
+At any time there is at most one client, to the endpoint that answered last. A call that finds it silent, refusing or
+without a leader throws it away, and goes on at the next endpoint until the deadline. Whatever ran on the discarded
+channel (the watch stream) ends with it and comes back over the next one. Repeating is safe because every write of this
+package is guarded: it says in its compares what must hold before, and so does nothing the second time.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from enum import Enum
+from typing import TypeVar
+
+import aetcd
+import grpc
+
+from ergo_registrar.errors import ConnectionFailedError, RegistrarError
+from ergo_registrar.etcd.client import Client
+from ergo_registrar.etcd.shield import cancelled
+from ergo_registrar.options import Options
+from ergo_registrar.stats import Stats
+
+T = TypeVar("T")
+
+_ROUND_PAUSE = 0.05  # seconds between two rounds over all endpoints, doubled each round up to the next
+_ROUND_PAUSE_MOST = 0.5
+
+
+class CompactedError(RegistrarError):
+    """The revision asked for is no longer kept: list again. Never leaves this package."""
+
+
+class TooLargeError(RegistrarError):
+    """The answer is larger than a message may be: ask for less. Never leaves this package."""
+
+
+class LeaseGoneError(RegistrarError):
+    """etcd does not know this lease (any more). Never leaves this package."""
+
+
+class Verdict(Enum):
+    """What an error of one attempt means for the next."""
+
+    ELSEWHERE = "elsewhere"
+    """This endpoint cannot serve: try the next."""
+    LOG_IN = "log in"
+    """The token is no good any more: log in once, and try once more."""
+    COMPACTED = "compacted"
+    TOO_LARGE = "too large"
+    LEASE_GONE = "lease gone"
+    FINAL = "final"
+    """etcd understood, and will say the same again."""
+
+
+# What etcd says (api/v3rpc/rpctypes/error.go) and what it means, the first match wins.
+_BY_MESSAGE: tuple[tuple[str, Verdict], ...] = (
+    ("invalid auth token", Verdict.LOG_IN),
+    ("revision of auth store is old", Verdict.LOG_IN),
+    ("required revision has been compacted", Verdict.COMPACTED),
+    ("requested lease not found", Verdict.LEASE_GONE),
+    ("no leader", Verdict.ELSEWHERE),
+    ("request timed out", Verdict.ELSEWHERE),
+    ("leader changed", Verdict.ELSEWHERE),
+    ("server stopped", Verdict.ELSEWHERE),
+    ("too many requests", Verdict.ELSEWHERE),
+    ("not leader", Verdict.ELSEWHERE),
+    ("message larger than max", Verdict.TOO_LARGE),
+)
+_BY_CODE: dict[grpc.StatusCode, Verdict] = {
+    grpc.StatusCode.UNAVAILABLE: Verdict.ELSEWHERE,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Verdict.ELSEWHERE,
+    grpc.StatusCode.CANCELLED: Verdict.ELSEWHERE,
+    grpc.StatusCode.ABORTED: Verdict.ELSEWHERE,
+    grpc.StatusCode.INTERNAL: Verdict.ELSEWHERE,
+    grpc.StatusCode.UNKNOWN: Verdict.ELSEWHERE,
+    grpc.StatusCode.UNAUTHENTICATED: Verdict.LOG_IN,
+    grpc.StatusCode.OUT_OF_RANGE: Verdict.COMPACTED,
+}
+_HINTS: tuple[tuple[str, str], ...] = (
+    ("user name is empty", "etcd wants a login: set username and password"),
+    ("authentication failed", "wrong username or password"),
+    ("permission denied", "this user lacks a permission; docs/reference/etcd.md lists the role a member needs"),
+    ("database space exceeded", "etcd is out of space: compact, defragment and disarm its NOSPACE alarm"),
+)
+
+
+class Connection:
+    """Calls to etcd, each within its deadline, over whichever endpoint answers. Made inside the running loop."""
+
+    def __init__(self, options: Options, stats: Stats, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._options = options
+        self._stats = stats
+        self._clock = clock
+        self._client: Client | None = None
+        self._index = 0
+        self._login = asyncio.Lock()
+        self._closed = False
+        self._pid = os.getpid()
+        self.failures: dict[str, str] = {}
+        """Why each endpoint failed when it last did, until it answers again."""
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint in use, empty while there is none."""
+        return self._client.endpoint if self._client else ""
+
+    async def open(self) -> None:
+        """Find an endpoint whose member has a leader, within `dial_timeout`. Raise `ConnectionFailedError`."""
+        await self.call("connect", _member_with_leader, timeout=self._options.dial_timeout)
+
+    async def call(self, what: str, operation: Callable[[Client], Awaitable[T]], *, timeout: float | None = None) -> T:
+        """Return what `operation` returns, tried on one endpoint after the other for at most `timeout` seconds.
+
+        `timeout` is `request_timeout` where none is given. `what` names the call in errors. An operation may run more
+        than once, and may have taken effect although it failed.
+
+        Raises:
+            ConnectionFailedError: no endpoint answered in time, or etcd refused for good.
+            CompactedError, TooLargeError, LeaseGoneError: etcd said so.
+        """
+        total = self._options.request_timeout if timeout is None else timeout
+        ends = self._clock() + total
+        share = total / len(self._options.endpoints)
+        pauses = _pauses(len(self._options.endpoints))
+        tried: dict[str, str] = {}
+        stale: object = None
+        while (left := ends - self._clock()) > 0:
+            endpoint = self._options.endpoints[self._index]
+            try:
+                return await self._attempt(operation, min(share, left), stale)
+            except _AttemptFailed as failed:
+                if failed.verdict is Verdict.LOG_IN and stale is None and failed.client is not None:
+                    stale = failed.token
+                    continue
+                if failed.verdict is not Verdict.ELSEWHERE:
+                    raise _final(what, endpoint, failed) from failed.cause
+                tried[endpoint] = self.failures[endpoint] = failed.reason
+                await self._discard(failed.client)
+                await asyncio.sleep(min(next(pauses), max(0.0, ends - self._clock())))
+        raise self._unreachable(what, total, tried)
+
+    async def stream_client(self) -> Client:
+        """Return the client to open a stream on, logged in. Raise `ConnectionFailedError`."""
+        return await self.call("connect", _itself)
+
+    async def failed(self, client: Client, what: str, error: BaseException) -> RegistrarError:
+        """Translate the error of a stream of `client`; if its endpoint is to blame, give that endpoint up."""
+        verdict, reason = _judge(error)
+        failed = _AttemptFailed(client, verdict, reason, error)
+        if verdict is Verdict.ELSEWHERE:
+            self.failures[client.endpoint] = reason
+            await self._discard(client)
+        elif verdict is Verdict.LOG_IN:
+            await self._discard(client)  # the next one logs in
+        return _final(what, client.endpoint, failed)
+
+    async def close(self) -> None:
+        """Close the channel; what still runs on it fails. Idempotent."""
+        self._closed = True
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def _attempt(self, operation: Callable[[Client], Awaitable[T]], seconds: float, stale: object) -> T:
+        """Try once. With a `stale` token (that etcd refused), log in again first, unless someone else just did."""
+        client: Client | None = None
+        token: object = None
+        try:
+            async with asyncio.timeout(seconds):
+                client = await self._connected()
+                if stale is not None:
+                    async with self._login:
+                        if client.metadata is stale:
+                            await client.authenticate()
+                token = client.metadata
+                answer = await operation(client)
+        except TimeoutError as error:
+            raise _AttemptFailed(client, Verdict.ELSEWHERE, f"no answer within {seconds:.3g} s", error) from None
+        except (aetcd.ClientError, grpc.aio.AioRpcError, OSError) as error:
+            raise _AttemptFailed(client, *_judge(error), error, token) from None
+        except asyncio.CancelledError as error:
+            if cancelled():
+                raise
+            raise _AttemptFailed(client, Verdict.ELSEWHERE, "the channel was closed", error) from None
+        self.failures.pop(client.endpoint, None)
+        return answer
+
+    async def _connected(self) -> Client:
+        """Return the current client, made and logged in if need be; one caller does it, the others wait."""
+        if os.getpid() != self._pid:
+            raise RegistrarError("this registrar was made before a fork: make a new one in the child process")
+        if self._client is not None:
+            return self._client
+        async with self._login:
+            if self._client is None:
+                if self._closed:
+                    raise ConnectionFailedError("the connection to etcd is closed")
+                client = Client(self._options.endpoints[self._index], self._options)
+                try:
+                    await client.connect()
+                    await client.authenticate()
+                except BaseException:  # also cancelled: a channel nobody knows would be left behind
+                    await client.close()
+                    raise
+                self._client = client
+            return self._client
+
+    async def _discard(self, client: Client | None) -> None:
+        """Give up a client, or the endpoint that none could be made for, and turn to the next endpoint."""
+        if client is self._client:
+            self._client = None
+            self._index = (self._index + 1) % len(self._options.endpoints)
+            self._stats.connections_replaced += 1
+        if client is not None:
+            await client.close()
+
+    def _unreachable(self, what: str, total: float, tried: dict[str, str]) -> ConnectionFailedError:
+        each = "; ".join(f"{endpoint}: {reason}" for endpoint, reason in tried.items()) or "no endpoint was tried"
+        return ConnectionFailedError(f"{what}: etcd could not be reached within {total:g} s ({each})", tried)
+
+
+class _AttemptFailed(Exception):
+    def __init__(
+        self, client: Client | None, verdict: Verdict, reason: str, cause: BaseException, token: object = None
+    ) -> None:
+        super().__init__(reason)
+        self.client = client
+        self.verdict = verdict
+        self.reason = reason
+        self.cause = cause
+        self.token = token
+
+
+def _pauses(endpoints: int) -> Iterator[float]:
+    """Yield how long to wait after each failed attempt: not at all within a round over the endpoints."""
+    pause = _ROUND_PAUSE
+    while True:
+        for _ in range(endpoints - 1):
+            yield 0.0
+        yield pause
+        pause = min(2 * pause, _ROUND_PAUSE_MOST)
+
+
+async def _itself(client: Client) -> Client:
+    return client
+
+
+async def _member_with_leader(client: Client) -> None:
+    status = await client.member_status()
+    if status.leader == 0:
+        raise ConnectionError("this member has no leader")
+
+
+def _judge(error: BaseException) -> tuple[Verdict, str]:
+    """Return what an error means, and its reason in one line."""
+    if isinstance(error, asyncio.CancelledError):
+        return Verdict.ELSEWHERE, "the channel was closed"
+    rpc_error = error.__cause__ if isinstance(error, aetcd.ClientError) else error
+    if not isinstance(rpc_error, grpc.aio.AioRpcError):
+        return Verdict.ELSEWHERE if isinstance(error, OSError) else Verdict.FINAL, str(error) or repr(error)
+    reason = rpc_error.details() or rpc_error.code().name
+    for words, verdict in _BY_MESSAGE:
+        if words in reason:
+            return verdict, reason
+    return _BY_CODE.get(rpc_error.code(), Verdict.FINAL), reason
+
+
+def _final(what: str, endpoint: str, failed: _AttemptFailed) -> RegistrarError:
+    kind = _ERRORS.get(failed.verdict, ConnectionFailedError)
+    hint = next((f" ({hint})" for words, hint in _HINTS if words in failed.reason), "")
+    message = f"{what} at {endpoint}: {failed.reason}{hint}"
+    return kind(message, {endpoint: failed.reason}) if kind is ConnectionFailedError else kind(message)
+
+
+_ERRORS: dict[Verdict, Callable[..., RegistrarError]] = {
+    Verdict.COMPACTED: CompactedError,
+    Verdict.TOO_LARGE: TooLargeError,
+    Verdict.LEASE_GONE: LeaseGoneError,
+}

@@ -1,0 +1,429 @@
+"""One node name held in etcd: claim it, keep its lease alive, revive or move it, mend it, depart.
+
+The lease is the life of everything this process publishes. Three guards make it safe:
+
+- **Claim**: the keys are put only if nobody has the node's key (`CREATE(node key) == 0`).
+- **Own**: every later write and delete holds only while the node's key hangs on a lease of ours.
+- **Move**: everything is put under the new lease before the old one is revoked; the other way round looks like death.
+
+Time is counted from when a request was sent, on the monotonic clock, so the own clock ends before etcd's does.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Never
+
+import msgspec
+from aetcd import transactions
+
+from ergo_registrar.core import keys
+from ergo_registrar.core.backoff import delays
+from ergo_registrar.core.records import Record
+from ergo_registrar.core.registration import Publication, application_entry
+from ergo_registrar.core.session import Input
+from ergo_registrar.errors import ConnectionFailedError, RegistrarError, TakenError
+from ergo_registrar.etcd import client as door
+from ergo_registrar.etcd.connection import Connection, LeaseGoneError
+from ergo_registrar.etcd.shield import finish
+from ergo_registrar.options import Options
+from ergo_registrar.routes import ApplicationRoute
+from ergo_registrar.stats import Stats
+
+_log = logging.getLogger(__name__)
+
+_OPERATIONS = 100  # in one transaction; etcd takes 128 (--max-txn-ops)
+_MARKER_TTL = 60  # seconds a departure marker stands: long enough for a process that reads the cluster anew
+_CLAIM_PAUSE = 0.2  # seconds between two looks at a taken name
+_MEND_PAUSE = 0.1  # seconds between two repairs
+_RETRY_FIRST, _RETRY_MOST = 0.1, 1.0  # seconds between two tries for a lost session
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """A lease as granted: etcd may grant more seconds than were asked for. `proven` is on the monotonic clock."""
+
+    id: int
+    ttl: float
+    proven: float
+
+    @property
+    def ends(self) -> float:
+        """When it may be over, unless it is renewed."""
+        return self.proven + self.ttl
+
+
+class LeaseLostError(RegistrarError):
+    """The lease is over. The reason of a `RegistrarDisconnected`, never raised to a caller."""
+
+
+Notify = Callable[[Input, Exception | None], None]
+
+
+class Registration:
+    """A node name, the routes and applications under it, and the lease that carries them.
+
+    `notify` is told, without delay, what happens to the session: an `Input` of the session's table and its reason.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        options: Options,
+        publication: Publication,
+        notify: Notify,
+        stats: Stats,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.node = publication.node
+        self._connection = connection
+        self._options = options
+        self._notify = notify
+        self._clock = clock
+        self._random = rng or random.Random()  # jitter is no secret
+        self._stats = stats
+        self._node_key = publication.node_key
+        self._wanted = dict(publication.entries)
+        self._strays: set[bytes] = set()
+        self._lease: Lease | None = None
+        self._leases: set[int] = set()  # every lease of ours that may still live, the current one too
+        self._writing = asyncio.Lock()
+        self._held = asyncio.Event()  # there is a lease, as far as we know
+        self._woken = asyncio.Event()  # something of ours in etcd is not as it should be
+
+    async def claim(self) -> None:
+        """Take the name, waiting up to `claim_timeout` for a crashed predecessor's lease to end.
+
+        Raises:
+            TakenError: someone else holds it.
+            ConnectionFailedError: etcd cannot be used.
+
+        Whatever was put is taken back when it fails or is cancelled.
+        """
+        ends = self._clock() + self._options.claim_timeout
+        try:
+            while True:
+                try:
+                    return await self._claim_once()
+                except TakenError:
+                    left = ends - self._clock()
+                    if left <= 0:
+                        raise
+                    await asyncio.sleep(min(_CLAIM_PAUSE, left))
+        except LeaseGoneError as error:
+            await self.revoke(self._options.close_timeout)
+            raise ConnectionFailedError(f"claim: {error}") from error
+        except BaseException:  # also cancelled: a lease that nobody keeps would hold the name for its TTL
+            await finish(self.revoke(self._options.close_timeout))
+            raise
+
+    async def keep(self) -> None:
+        """Keep the name for as long as this runs: renew the lease, mend what others broke, come back when lost."""
+        while True:
+            try:
+                await self._hold()
+            except (LeaseLostError, TakenError) as lost:
+                self._held.clear()
+                self._notify(Input.STOLEN if isinstance(lost, TakenError) else Input.EXPIRED, lost)
+                await self._regain(lost)
+                self._notify(Input.CLAIMED, None)
+
+    async def publish(self, route: ApplicationRoute) -> int:
+        """Put an application's route; return the revision from which on it is seen.
+
+        Raises `ValidationError`, or `ConnectionFailedError` when it could not be written in time: then it is not
+        published, and taken back should it turn out to have been.
+        """
+        return await self._change(
+            *application_entry(self._options.cluster, self._options.application_route_layout, self.node, route)
+        )
+
+    async def unpublish(self, name: str) -> int:
+        """Delete an application's route; return the revision from which on it is gone, 0 if there was none.
+
+        Raises `ConnectionFailedError` when it could not be deleted in time: then it goes on being published.
+        """
+        key = keys.application_key(self._options.cluster, keys.check_name("name", name), self.node)
+        return await self._change(key, None) if key in self._wanted else 0
+
+    @property
+    def held(self) -> bool:
+        """Whether there is a lease, as far as is known here."""
+        return self._held.is_set()
+
+    def listed(self, records: Iterable[Record]) -> None:
+        """Take note of everything that stands under our routes' prefix, as `seen`."""
+        found = {record.key: record for record in records}
+        self.seen(found.values())
+        if not self._wanted.keys() <= found.keys():
+            self._woken.set()
+
+    def seen(self, records: Iterable[Record]) -> None:
+        """Take note of changes in etcd, and wake the keeper where a key of ours is not what we put there."""
+        suffix = b"/" + self.node.encode()
+        for record in records:
+            if not record.key.endswith(suffix):
+                continue
+            wanted = self._wanted.get(record.key)
+            if wanted is not None:
+                if record.value != wanted or record.lease not in self._leases:
+                    self._woken.set()
+            elif record.value is not None and record.lease in self._leases:
+                self._strays.add(record.key)
+                self._woken.set()
+
+    async def depart(self, timeout: float) -> None:
+        """Leave a departure marker and revoke the lease, so that this node is gone for everyone at once.
+
+        Takes at most `timeout` seconds. Without a marker it looks like a lease that ended; without the revoke the lease
+        does end by itself.
+        """
+        if self._lease is not None:
+            marker = keys.leaving_key(self._options.cluster, self.node)
+            try:
+                lease = await self._grant(_MARKER_TTL, timeout / 3)
+                put = transactions.Put(marker, b"", lease.id)
+                await self._commit("leave", [self._is_ours(self._lease.id)], [put], timeout=timeout / 3)
+            except RegistrarError as error:
+                _log.debug("no departure marker for %s: %s", self.node, error)
+        await self.revoke(timeout / 3)
+
+    async def revoke(self, timeout: float) -> None:
+        """End every lease of ours in at most `timeout` seconds, as far as etcd can be reached."""
+        leases, self._leases, self._lease = self._leases, set(), None
+        self._held.clear()
+        for lease in leases:
+            await self._revoke(lease, timeout / len(leases))
+
+    # Holding
+
+    async def _hold(self) -> Never:
+        """Renew and mend until the session is lost: `LeaseLostError` or `TakenError`."""
+        pauses = self._pauses()
+        while True:
+            if self._lease is None:
+                raise LeaseLostError("there is no lease")
+            due = self._lease.proven + self._lease.ttl / 3
+            await self._sleep(due - self._clock())
+            try:
+                if self._clock() >= due:
+                    await self._renew(self._lease)
+                if self._woken.is_set():
+                    await self._mend(self._lease)
+                    await asyncio.sleep(_MEND_PAUSE)  # against someone who breaks it again at once
+                pauses = self._pauses()
+            except ConnectionFailedError:
+                await asyncio.sleep(next(pauses))
+
+    async def _renew(self, lease: Lease) -> None:
+        sent = self._clock()
+        try:
+            ttl = await self._keep_alive(lease)
+        except ConnectionFailedError as error:
+            self._notify(Input.SILENT, error)
+            if self._clock() >= lease.ends:
+                raise LeaseLostError(f"etcd did not answer for the {lease.ttl:g} s of the lease: {error}") from error
+            raise
+        if ttl <= 0:
+            self._leases.discard(lease.id)
+            raise LeaseLostError("etcd says that the lease is over: it expired or was revoked")
+        self._lease = Lease(lease.id, ttl, sent)
+        self._stats.lease_renewals += 1
+        self._notify(Input.PROVEN, None)
+
+    async def _mend(self, lease: Lease) -> None:
+        """Put back what was deleted or changed by someone else, and delete what should not be there."""
+        self._woken.clear()
+        try:
+            async with self._writing:
+                await self._put_all(lease, timeout=lease.ttl / 3)
+            self._stats.repairs += 1
+        except LeaseGoneError as error:
+            raise LeaseLostError("etcd does not know the lease any more") from error
+        except ConnectionFailedError:
+            self._woken.set()
+            raise
+
+    async def _regain(self, told: Exception) -> None:
+        """Try for the session again until it is there. A name in other hands is told once."""
+        for pause in self._pauses():
+            self._woken.clear()
+            try:
+                if not await self._revive():
+                    await self._claim_once()
+                return
+            except TakenError as taken:
+                if not isinstance(told, TakenError):
+                    self._notify(Input.STOLEN, taken)
+                    told = taken
+            except RegistrarError as error:
+                _log.debug("%s is not back yet: %s", self.node, error)
+            await self._sleep(pause)
+
+    async def _revive(self) -> bool:
+        """Go on with the lease there was, if it lives after all: then others saw nothing."""
+        lease = self._lease
+        if lease is None or lease.id not in self._leases:
+            return False
+        sent = self._clock()
+        ttl = await self._keep_alive(lease)
+        if ttl <= 0:
+            self._leases.discard(lease.id)
+            return False
+        async with self._writing:
+            await self._put_all(lease)
+        self._lease = Lease(lease.id, ttl, sent)
+        self._held.set()
+        return True
+
+    # Writing
+
+    async def _claim_once(self) -> None:
+        """Put everything under a new lease, then revoke the ones before it."""
+        async with self._writing:
+            holder = await self._connection.call("claim", lambda c: c.get(self._node_key))
+            if holder is not None and holder.lease not in self._leases:
+                raise await self._taken(holder.lease)
+            lease = await self._grant(int(self._options.lease_ttl))
+            before = set(self._leases)
+            self._leases.add(lease.id)
+            try:
+                await self._put_all(lease)
+            except TakenError:  # someone was faster; after any other error the keys may be under the new lease
+                await self._revoke(lease.id)
+                raise
+            self._lease = lease
+            self._stats.claims += 1
+            self._held.set()
+            for old in before:
+                await self._revoke(old)
+
+    async def _put_all(self, lease: Lease, *, timeout: float | None = None) -> None:
+        """Put everything wanted under `lease`, where nobody has the name, or where it hangs on a lease of ours.
+
+        The node's key and as many others as fit go in one transaction, the rest in the next ones.
+        """
+        entries = [transactions.Put(key, value, lease.id) for key, value in self._wanted.items()]
+        marker = transactions.Delete(keys.leaving_key(self._options.cluster, self.node))
+        first = [*entries[:_OPERATIONS], marker]
+        look = [transactions.Get(self._node_key)]
+        guard = transactions.Create(self._node_key) == 0
+        while True:
+            held, answers = await self._commit("claim", [guard], first, look, timeout=timeout)
+            if held:
+                break
+            found = answers[0]
+            holder = found[0][1].lease if found else None
+            if holder is None:
+                guard = transactions.Create(self._node_key) == 0
+            elif holder in self._leases:
+                guard = self._is_ours(holder)
+            else:
+                raise await self._taken(holder)
+        strays = [transactions.Delete(key) for key in self._strays if key not in self._wanted]
+        rest = [*entries[_OPERATIONS:], *strays]
+        for start in range(0, len(rest), _OPERATIONS):
+            part = rest[start : start + _OPERATIONS]
+            held, _ = await self._commit("claim", [self._is_ours(lease.id)], part, timeout=timeout)
+            if not held:
+                raise LeaseGoneError("the node's key was taken away while its applications were put")
+        self._strays.clear()
+
+    async def _change(self, key: bytes, value: bytes | None) -> int:
+        """Put or delete one key of ours; return the revision of it."""
+        timeout = self._options.request_timeout
+        try:
+            async with asyncio.timeout(timeout):
+                await self._held.wait()
+                async with self._writing:
+                    return await self._change_now(key, value)
+        except TimeoutError:
+            raise ConnectionFailedError(f"publish: {self.node} got no session within {timeout:g} s") from None
+
+    async def _change_now(self, key: bytes, value: bytes | None) -> int:
+        if self._lease is None:
+            raise ConnectionFailedError(f"publish: {self.node} has just lost its session")
+        before = self._wanted.get(key)
+        self._want(key, value)  # first, so that the watch, which may be faster than the answer, finds it right
+        change = transactions.Delete(key) if value is None else transactions.Put(key, value, self._lease.id)
+        try:
+            held, answers = await self._commit("publish", [self._is_ours(self._lease.id)], [change])
+            if not held:
+                raise ConnectionFailedError(f"publish: the name {self.node} is in other hands at the moment")
+        except BaseException:  # also cancelled: it may have been written, and must be as it was
+            self._want(key, before)
+            if before is None:
+                self._strays.add(key)
+            self._woken.set()
+            raise
+        answer = answers[0].response_delete_range if value is None else answers[0].response_put
+        return int(answer.header.revision)
+
+    def _want(self, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            self._wanted.pop(key, None)
+        else:
+            self._wanted[key] = value
+
+    # Talking to etcd
+
+    async def _commit(
+        self,
+        what: str,
+        compare: Sequence[Any],
+        success: Sequence[Any],
+        failure: Sequence[Any] = (),
+        *,
+        timeout: float | None = None,
+    ) -> tuple[bool, list[Any]]:
+        return await self._connection.call(
+            what, lambda client: client.commit(compare, success, failure), timeout=timeout
+        )
+
+    def _is_ours(self, lease: int) -> Any:
+        return door.Lease(self._node_key) == lease
+
+    async def _grant(self, ttl: int, timeout: float | None = None) -> Lease:
+        sent = self._clock()
+        lease = await self._connection.call("grant a lease", lambda client: client.lease(ttl), timeout=timeout)
+        return Lease(lease.id, float(lease.ttl), sent)
+
+    async def _keep_alive(self, lease: Lease) -> int:
+        """Return the seconds that the lease has again, 0 when it is gone."""
+        try:
+            return await self._connection.call(
+                "keep the lease alive", lambda client: client.keep_alive(lease.id), timeout=lease.ttl / 3
+            )
+        except LeaseGoneError:
+            return 0
+
+    async def _revoke(self, lease: int, timeout: float | None = None) -> None:
+        self._leases.discard(lease)
+        try:
+            await self._connection.call("revoke", lambda client: client.revoke_lease(lease), timeout=timeout)
+        except RegistrarError as error:
+            _log.debug("lease %x of %s was not revoked and will end by itself: %s", lease, self.node, error)
+
+    async def _taken(self, lease: int) -> TakenError:
+        left: float | None = None
+        if lease != 0:
+            info = await self._connection.call(
+                "look at the holder's lease", lambda client: client.get_lease_info(lease, keys=False)
+            )
+            left = max(0.0, float(info.TTL))
+        return TakenError(self.node, self._options.cluster, left)
+
+    # Waiting
+
+    def _pauses(self) -> Iterator[float]:
+        return delays(self._random, first=_RETRY_FIRST, most=_RETRY_MOST)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait for so many seconds, or until something is to be mended."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._woken.wait()

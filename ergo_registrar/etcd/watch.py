@@ -1,0 +1,277 @@
+"""List, then watch, with no gap: a few prefixes of etcd followed from one fixed revision on.
+
+`start` reads every prefix at one revision, in pages, and opens one watch for each on a common stream, from the next
+revision on. `run` follows the stream. After a break it resumes at the revision behind the last one applied; where etcd
+no longer keeps that, or has fewer revisions than were seen (a restored backup), it reads everything anew, and the sink
+makes events of the differences.
+
+Sources: etcd's api/etcdserverpb/rpc.proto, and what was measured (docs/explanation/etcd.md). Watch ids are chosen here,
+from 1 up, and created one at a time, because a refusal carries the id -1 or 0; after one the stream is built anew.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Protocol
+
+import grpc
+from aetcd import rpc
+
+from ergo_registrar.core.backoff import delays
+from ergo_registrar.core.keys import prefix_end
+from ergo_registrar.core.records import Record
+from ergo_registrar.errors import ConnectionFailedError, RegistrarError
+from ergo_registrar.etcd.client import Client
+from ergo_registrar.etcd.connection import CompactedError, Connection, TooLargeError
+from ergo_registrar.etcd.shield import cancelled
+from ergo_registrar.stats import Stats
+
+_log = logging.getLogger(__name__)
+
+_PAGE = 1000  # keys asked for at once; halved where an answer is too large for a message
+_RETRY_FIRST, _RETRY_MOST = 0.1, 1.0  # seconds between two tries for a broken stream
+
+
+class Sink(Protocol):
+    """Who decides what becomes of what was read. Both run without delay, and are never called at the same time."""
+
+    def listed(self, revision: int, found: dict[bytes, list[Record]]) -> None:
+        """Take the whole of every prefix, as of one revision."""
+
+    def changed(self, prefix: bytes, revision: int, records: Sequence[Record]) -> None:
+        """Take all changes that one revision made under one prefix, in order."""
+
+    def current(self, proven: bool, reason: Exception | None) -> None:
+        """Take note that etcd shows us every change again, or does not any more."""
+
+
+class WatchRefusedError(RegistrarError):
+    """etcd denied or cancelled a watch. Never leaves this package."""
+
+
+class Watcher:
+    """Follows some prefixes for as long as `run` runs."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        prefixes: Sequence[bytes],
+        sink: Sink,
+        stats: Stats,
+        *,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._connection = connection
+        self._prefixes = tuple(prefixes)
+        self._sink = sink
+        self._random = rng or random.Random()  # jitter is no secret
+        self._applied: dict[bytes, int] = {}  # prefix -> the last revision that was applied; empty: list first
+        self._stream: _Stream | None = None
+        self._stats = stats
+
+    async def start(self) -> None:
+        """Read everything and open the watches, once. Raise `ConnectionFailedError` where that cannot be done."""
+        try:
+            await self._open()
+        except (CompactedError, WatchRefusedError) as error:
+            raise ConnectionFailedError(f"watch: {error}") from error
+
+    async def run(self) -> None:
+        """Follow the watches, and get them back whenever they break. Ends by cancellation only, leaving no stream."""
+        pauses = self._pauses()
+        try:
+            while True:
+                try:
+                    if self._stream is None:
+                        await self._open()
+                    pauses = self._pauses()
+                    await self._follow()
+                except RegistrarError as error:
+                    self._sink.current(False, error)
+                    self.close()
+                    if isinstance(error, CompactedError):
+                        self.forget()
+                        continue
+                    _log.debug("the watch broke: %s", error)
+                    await asyncio.sleep(next(pauses))
+        finally:
+            self.close()
+
+    def forget(self) -> None:
+        """List anew before anything else is applied."""
+        self.close()
+        self._applied.clear()
+
+    def close(self) -> None:
+        """End the stream, if there is one."""
+        if self._stream is not None:
+            self._stream.cancel()
+            self._stream = None
+
+    async def _open(self) -> None:
+        """List unless it was done, and open a stream that goes on from there."""
+        if not self._applied:
+            await self._list()
+        stream = _Stream(self._connection, await self._connection.stream_client())
+        try:
+            for number, prefix in enumerate(self._prefixes, start=1):
+                header = await stream.create(number, prefix, self._applied[prefix] + 1)
+                await self._refuse_older(header.revision)
+        except BaseException:  # also cancelled: the stream would be left behind
+            stream.cancel()
+            raise
+        self._stream = stream
+        self._stats.watch_streams += 1
+        self._sink.current(True, None)
+
+    async def _refuse_older(self, revision: int) -> None:
+        """Raise `CompactedError` if etcd itself has fewer revisions than were seen here: a backup was restored.
+
+        A member that lags behind the others shows an older revision too, so it is asked for with a read that goes
+        through the leader.
+        """
+        seen = max(self._applied.values())
+        if revision >= seen:
+            return
+        start = self._prefixes[0]
+        answer = await self._connection.call("look", lambda c: c.page(start, prefix_end(start), limit=1, revision=0))
+        if answer.header.revision < seen:
+            raise CompactedError(f"etcd is at revision {answer.header.revision} and was at {seen}: it was restored")
+
+    async def _list(self) -> None:
+        """Read every prefix at one revision; start again if that is compacted meanwhile."""
+        while True:
+            try:
+                revision, found = await read_prefixes(self._connection, self._prefixes)
+            except CompactedError:
+                continue
+            break
+        self._stats.listings += 1
+        self._sink.listed(revision, found)
+        self._applied = dict.fromkeys(self._prefixes, revision)
+
+    async def _follow(self) -> None:
+        """Apply what comes until the stream breaks."""
+        stream = self._stream
+        assert stream is not None  # run opens it
+        while True:
+            number, revision, events = await stream.read()
+            prefix = self._prefixes[number - 1]
+            for changed, group in groupby(events, key=attrgetter("kv.mod_revision")):
+                if changed > self._applied[prefix]:  # else applied before the break
+                    self._sink.changed(prefix, changed, [_changed(event) for event in group])
+                    self._applied[prefix] = changed
+            if not events:
+                self._applied[prefix] = max(self._applied[prefix], revision)
+            self._sink.current(True, None)
+
+    def _pauses(self) -> Any:
+        return delays(self._random, first=_RETRY_FIRST, most=_RETRY_MOST)
+
+
+class _Stream:
+    """A watch stream of one client: watches are created on it, and their events read from it."""
+
+    def __init__(self, connection: Connection, client: Client) -> None:
+        self._connection = connection
+        self._client = client
+        self._call = client.watch_stream()
+        self._waiting: list[tuple[int, int, list[Any]]] = []  # events that came while a watch was being created
+        self._fragments: dict[int, list[Any]] = {}
+
+    async def create(self, number: int, prefix: bytes, revision: int) -> Any:
+        """Create one watch and wait for etcd's word on it; return the header of that."""
+        request = rpc.WatchCreateRequest(
+            key=prefix,
+            range_end=prefix_end(prefix),
+            start_revision=revision,
+            watch_id=number,
+            progress_notify=True,
+            fragment=True,
+        )
+        await self._exchange(self._call.write(rpc.WatchRequest(create_request=request)))
+        while True:
+            answer = await self._answer(prefix)
+            if answer.created:
+                return answer.header
+            self._take(answer)
+
+    async def read(self) -> tuple[int, int, list[Any]]:
+        """Return the number of a watch, the revision of the answer, and its events, fragments put together."""
+        while not self._waiting:
+            self._take(await self._answer(None))
+        return self._waiting.pop(0)
+
+    def cancel(self) -> None:
+        """End the stream."""
+        self._call.cancel()
+
+    async def _answer(self, prefix: bytes | None) -> Any:
+        answer = await self._exchange(self._call.read())
+        if answer is grpc.aio.EOF:
+            raise await self._connection.failed(self._client, "watch", ConnectionError("etcd ended the stream"))
+        if answer.canceled:  # before `created`: a refusal is both
+            where = f"watch of {prefix.decode()!r}" if prefix else "watch"
+            if answer.compact_revision:
+                raise CompactedError(f"{where}: etcd keeps revisions from {answer.compact_revision} on")
+            raise WatchRefusedError(f"{where}: etcd refused it: {answer.cancel_reason or 'no reason given'}")
+        return answer
+
+    async def _exchange(self, work: Any) -> Any:
+        try:
+            return await work
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
+            raise await self._connection.failed(self._client, "watch", error) from error
+        except asyncio.CancelledError as error:
+            if cancelled():
+                raise
+            raise await self._connection.failed(self._client, "watch", error) from error
+
+    def _take(self, answer: Any) -> None:
+        events = self._fragments.pop(answer.watch_id, [])
+        events.extend(answer.events)
+        if answer.fragment:
+            self._fragments[answer.watch_id] = events
+        elif answer.watch_id > 0:
+            self._waiting.append((answer.watch_id, answer.header.revision, events))
+
+
+async def read_prefixes(connection: Connection, prefixes: Iterable[bytes]) -> tuple[int, dict[bytes, list[Record]]]:
+    """Return a revision, and what stood under each prefix at it, read in pages.
+
+    Raises `CompactedError` if the revision was compacted while reading, and `ConnectionFailedError`.
+    """
+    revision, limit = 0, _PAGE
+    found: dict[bytes, list[Record]] = {}
+    for prefix in prefixes:
+        records = found[prefix] = []
+        start, end, more = prefix, prefix_end(prefix), True
+        while more:
+            try:
+                page = await _page(connection, prefix, start, end, limit, revision)
+            except TooLargeError:
+                if limit == 1:
+                    raise
+                limit = max(1, limit // 4)
+                continue
+            revision = revision or page.header.revision
+            records.extend(Record(kv.key, kv.value, kv.create_revision, kv.mod_revision, kv.lease) for kv in page.kvs)
+            more = page.more
+            if more:
+                start = page.kvs[-1].key + b"\0"
+    return revision, found
+
+
+async def _page(connection: Connection, prefix: bytes, start: bytes, end: bytes, limit: int, revision: int) -> Any:
+    return await connection.call(
+        f"read {prefix.decode()!r}", lambda client: client.page(start, end, limit=limit, revision=revision)
+    )
+
+
+def _changed(event: Any) -> Record:
+    kv = event.kv
+    value = kv.value if event.type == rpc.Event.PUT else None
+    return Record(kv.key, value, kv.create_revision, kv.mod_revision, kv.lease)

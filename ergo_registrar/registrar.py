@@ -1,0 +1,232 @@
+"""The facade: a process joins a cluster, and from then on knows who else is there."""
+
+import asyncio
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Protocol, Self
+
+import msgspec
+
+from ergo_registrar.core.config import ConfigSource
+from ergo_registrar.core.keys import check_name
+from ergo_registrar.core.registration import Publication
+from ergo_registrar.core.session import State
+from ergo_registrar.errors import NoRouteError, UnsupportedError
+from ergo_registrar.events import Event, Value
+from ergo_registrar.options import Options
+from ergo_registrar.routes import ApplicationRoute, RegistrarInfo, Route, Version
+from ergo_registrar.runner import Runner
+from ergo_registrar.stats import Stats
+from ergo_registrar.subscription import DEFAULT_MAXSIZE, Hub, Subscription
+from ergo_registrar.version import VERSION
+from ergo_registrar.view import View
+
+
+class Resolver(Protocol):
+    """The part of a registrar that finds others (Ergo: `gen.Resolver`). `Registrar` is one."""
+
+    async def resolve(self, node: str) -> list[Route]:
+        """Return how to reach a node."""
+        ...
+
+    async def resolve_application(self, name: str, *, include_self: bool = False) -> list[ApplicationRoute]:
+        """Return where an application is."""
+        ...
+
+    async def resolve_proxy(self, node: str) -> list[Route]:
+        """Return how to reach a node through another."""
+        ...
+
+
+class Registrar:
+    """A process's place in a cluster on etcd.
+
+    With `node`, entering `async with` registers it, with its `routes` and `applications`. Without, it is an observer,
+    which reads and watches and claims nothing, and may `register` later. Nothing is sent before.
+
+    What others are asked from memory, which the watch keeps current: those calls never wait for etcd. They are
+    coroutines to fit the reference's interface, and may be awaited from any task of the loop that entered. Before the
+    cluster is known they raise `RegistrarError`, after `close` `TerminatedError`. `state` says how far to trust them.
+    """
+
+    def __init__(
+        self,
+        options: Options | None = None,
+        *,
+        node: str | None = None,
+        routes: Iterable[Route] = (),
+        applications: Iterable[ApplicationRoute] = (),
+    ) -> None:
+        self._options = options or Options()
+        self._stats = Stats()
+        self._hub = Hub(self._stats)
+        self._view = View(self._options, self._hub, self._stats)
+        self._runner = Runner(self._options, self._view, self._hub, self._stats)
+        self._publication = None if node is None else self._published(node, routes, applications)
+
+    async def __aenter__(self) -> Self:
+        await self._runner.enter(self._publication)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        who = "an observer" if self._view.node is None else repr(self._view.node)
+        return f"<Registrar of {who} in cluster {self._options.cluster!r}: {self.state.value}>"
+
+    # Membership
+
+    async def register(
+        self, node: str, routes: Iterable[Route] = (), applications: Iterable[ApplicationRoute] = ()
+    ) -> None:
+        """Join the cluster as `node`. When it returns, others can see it, and it knows the cluster and its own config.
+
+        Raises:
+            ValidationError: the name, a route or an application breaks a rule; nothing was sent.
+            TakenError: another process holds the name; at once, or after `claim_timeout`.
+            ConnectionFailedError: etcd could not be reached within `dial_timeout`, or refused.
+            RegistrarError: this registrar is registered already.
+            TerminatedError: it is closed.
+
+        Cancelled or failed, it leaves nothing behind, and may be tried again.
+        """
+        await self._runner.enter(self._published(node, routes, applications))
+
+    async def register_application_route(self, route: ApplicationRoute) -> None:
+        """Publish an application of this node, or a change of its weight, mode, state, tags or version.
+
+        When it returns, others can see it. While etcd is silent it waits, for at most `request_timeout`.
+
+        Raises:
+            ValidationError: the route breaks a rule, or is not of this node; nothing was sent.
+            ConnectionFailedError: it could not be written in time. It then counts as not published, and is taken back
+                should it turn out to have been written. So too when it is cancelled.
+            RegistrarError: this registrar is not registered. TerminatedError: it is closed.
+        """
+        await self._reach(await self._runner.registration.publish(route))
+
+    async def unregister_application_route(self, name: str) -> None:
+        """Withdraw an application of this node. One that is not published is no error. Raises as the above."""
+        await self._reach(await self._runner.registration.unpublish(name))
+
+    async def close(self) -> None:
+        """Leave the cluster, so that this node is gone for others at once, and end every task and subscription.
+
+        Takes at most `close_timeout`, with etcd there or not; without it, the lease ends by itself. May be called
+        again, and at any time. Cancelled, it goes on to its end, and only then raises the cancellation.
+        """
+        await self._runner.close()
+
+    # Who is there
+
+    async def nodes(self) -> list[str]:
+        """Return the names of the other nodes, sorted."""
+        self._runner.refuse_unread()
+        return self._view.mirror.nodes()
+
+    async def resolve(self, node: str) -> list[Route]:
+        """Return how to reach a node, the own one too. Raise `NoRouteError` if it is not there."""
+        self._runner.refuse_unread()
+        return self._view.resolve(node)
+
+    async def resolve_application(self, name: str, *, include_self: bool = False) -> list[ApplicationRoute]:
+        """Return where an application is, best first: [0] is the weighted pick, the others to fall back on.
+
+        Running ones come before others, suspects last. A negative weight is never returned; the own route only with
+        `include_self`. Each call moves the round robin on by one. Raise `NoRouteError` if there is none.
+        """
+        self._runner.refuse_unread()
+        return self._view.resolve_application(name, include_self)
+
+    async def pick(self, name: str, *, include_self: bool = False) -> ApplicationRoute:
+        """Return the first of `resolve_application` alone, which is cheaper. Raise `NoRouteError` if there is none."""
+        self._runner.refuse_unread()
+        return self._view.pick(name, include_self)
+
+    async def resolve_proxy(self, node: str) -> list[Route]:
+        """Raise `NoRouteError`: this registrar keeps no proxy routes, as the reference keeps none."""
+        raise NoRouteError(f"no proxy route to {node!r}: an etcd registrar has none")
+
+    async def register_proxy(self, to: str) -> None:
+        """Raise `UnsupportedError`, as the reference does."""
+        raise UnsupportedError(f"cannot register a proxy to {to!r}: an etcd registrar has none")
+
+    async def unregister_proxy(self, to: str) -> None:
+        """Raise `UnsupportedError`, as the reference does."""
+        raise UnsupportedError(f"cannot unregister a proxy to {to!r}: an etcd registrar has none")
+
+    @property
+    def resolver(self) -> Resolver:
+        """The part of this registrar that finds others: itself."""
+        return self
+
+    # Configuration
+
+    async def config_item(self, item: str) -> Value:
+        """Return the effective value of a configuration item. Raise `UnknownItemError` if no level has it."""
+        self._runner.refuse_unread()
+        return self._view.config.value(check_name("item", item))
+
+    async def config(self, *items: str) -> dict[str, Value]:
+        """Return the effective values of those items that exist; without any, of every item there is."""
+        self._runner.refuse_unread()
+        return self._view.config.effective([check_name("item", item) for item in items])
+
+    async def explain(self, item: str) -> tuple[ConfigSource, ...]:
+        """Return what each of the four levels says about an item, the deciding order first to last."""
+        self._runner.refuse_unread()
+        return self._view.config.explain(check_name("item", item))
+
+    # Changes
+
+    def subscribe(
+        self, *event_types: type[Event], maxsize: int = DEFAULT_MAXSIZE, replay: bool = False
+    ) -> Subscription:
+        """Return a subscription to events of these types, to every event without any, from now on.
+
+        `maxsize` is how many events may wait to be read before `EventsMissed` takes the place of more. With `replay`
+        it starts with the present state as events, and goes on without a gap or a repetition. May be called before
+        entering. Raise `ValidationError` or `TerminatedError`.
+        """
+        self._runner.refuse_ended()
+        return self._hub.subscribe(event_types, maxsize, self._view.state_events() if replay else ())
+
+    # About itself
+
+    @property
+    def state(self) -> State:
+        """Where the registrar is in its life; each state says what it means to the caller."""
+        return self._runner.state
+
+    @property
+    def revision(self) -> int:
+        """The newest revision of etcd that is known here, 0 before the first."""
+        return self._view.revision
+
+    @property
+    def stats(self) -> Stats:
+        """The counters as they are now."""
+        return msgspec.structs.replace(self._stats)
+
+    def info(self) -> RegistrarInfo:
+        """Return what this registrar is and can do, and the etcd endpoint in use."""
+        return self._runner.info()
+
+    def version(self) -> Version:
+        """Return the name and version of this registrar."""
+        return VERSION
+
+    def _published(self, node: str, routes: Iterable[Route], applications: Iterable[ApplicationRoute]) -> Publication:
+        options = self._options
+        return Publication.of(options.cluster, options.application_route_layout, node, routes, applications)
+
+    async def _reach(self, revision: int) -> None:
+        """Wait until a change of our own is known here too; it stands in etcd, so a slow watch is no error."""
+        try:
+            async with asyncio.timeout(self._options.request_timeout):
+                await self._view.reached(revision)
+        except TimeoutError:
+            pass

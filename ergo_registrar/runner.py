@@ -1,0 +1,307 @@
+"""The life behind the facade: one task that owns every other, the session's state, and the way in and out.
+
+`enter` runs in the caller's task, so that cancelling the caller cancels the claim; what must live on afterwards runs in
+the runner's task group, so that `register` and `close` may be awaited from different tasks. An exception that nobody
+expects ends the runner, and with it every subscription and call, with its cause.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import anyio
+import anyio.abc
+
+from ergo_registrar.core.records import Record
+from ergo_registrar.core.registration import Publication
+from ergo_registrar.core.session import Announcement, Input, State, advance
+from ergo_registrar.errors import ConnectionFailedError, RegistrarError, TerminatedError
+from ergo_registrar.etcd.connection import Connection
+from ergo_registrar.etcd.lease import Registration
+from ergo_registrar.etcd.shield import cancelled, finish
+from ergo_registrar.etcd.watch import Watcher
+from ergo_registrar.events import RegistrarConnected, RegistrarDisconnected
+from ergo_registrar.options import Options
+from ergo_registrar.routes import RegistrarInfo
+from ergo_registrar.stats import Stats
+from ergo_registrar.subscription import Hub
+from ergo_registrar.version import VERSION
+from ergo_registrar.view import View
+
+_log = logging.getLogger(__name__)
+
+_DEPART_SHARE = 0.8  # of close_timeout; the rest is for ending tasks and the channel
+
+
+class _Job:
+    """A task of the runner's that can be ended by itself."""
+
+    def __init__(self, tasks: anyio.abc.TaskGroup, work: Callable[[], Awaitable[None]]) -> None:
+        self._scope = anyio.CancelScope()
+        self._done = asyncio.Event()
+        tasks.start_soon(self._run, work)
+
+    async def _run(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            with self._scope:
+                await work()
+        finally:
+            self._done.set()
+
+    async def end(self) -> None:
+        """Cancel the task and wait until it is over."""
+        self._scope.cancel()
+        await self._done.wait()
+
+
+class _Session:
+    """What exists between entering and leaving: a connection, and the tasks on it."""
+
+    def __init__(self, connection: Connection, tasks: anyio.abc.TaskGroup) -> None:
+        self.connection = connection
+        self.tasks = tasks
+        self.registration: Registration | None = None
+        self.keeping: _Job | None = None
+        self.watcher: Watcher | None = None
+        self.watching: _Job | None = None
+
+
+class Runner:
+    """Runs one registrar: gets it in, keeps it there, and gets it out."""
+
+    def __init__(
+        self, options: Options, view: View, hub: Hub, stats: Stats, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.state = State.NEW
+        self._options = options
+        self._view = view
+        self._hub = hub
+        self._stats = stats
+        self._clock = clock
+        self._entering = asyncio.Lock()
+        self._joining: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._session: _Session | None = None
+        self._leaving = asyncio.Event()
+        self._suspects_changed = asyncio.Event()
+        self._proven = 0.0  # when etcd last showed an observer that its view is current
+        self._cause: BaseException | None = None
+
+    # In and out
+
+    async def enter(self, publication: Publication | None) -> None:
+        """Become a member, or an observer without a publication; see `Registrar.register` for what is raised."""
+        async with self._entering:
+            self.refuse_ended()
+            if self._session is not None and (publication is None or self._session.registration is not None):
+                raise RegistrarError(f"this registrar is in the cluster already, as {self._view.node or 'an observer'}")
+            fresh = self._session is None
+            session = self._session or await self._begin()
+            self._joining = asyncio.create_task(self._join(session, publication), name="ergo_registrar enter")
+            try:
+                await self._joining
+            except BaseException as error:  # also cancelled: nothing may be left behind
+                await finish(self._retreat(session, fresh))
+                if isinstance(error, asyncio.CancelledError) and not cancelled():
+                    raise TerminatedError("the registrar was closed while it was entering") from None
+                raise
+            finally:
+                self._joining = None
+
+    async def close(self) -> None:
+        """Leave the cluster and end everything, within `close_timeout`. Cancelled, it goes on to its end."""
+        was = self.state
+        self._advance(Input.CLOSE)
+        if was is State.NEW or self._task is None:
+            self._hub.end()
+        else:
+            await finish(self._leave(self._task))
+
+    async def _leave(self, task: asyncio.Task[None]) -> None:
+        if self._joining is not None:  # it takes back what it claimed, for which it needs the connection
+            self._joining.cancel()
+            await asyncio.wait({self._joining})
+        self._leaving.set()
+        await asyncio.wait({task})
+
+    @property
+    def registration(self) -> Registration:
+        """The registration. Raise `RegistrarError` where there is none."""
+        self.refuse_ended()
+        if self._session is None or self._session.registration is None:
+            raise RegistrarError("this registrar is not registered: await register(node, ...) first")
+        return self._session.registration
+
+    @property
+    def endpoint(self) -> str:
+        """The etcd endpoint in use, empty while there is none."""
+        return self._session.connection.endpoint if self._session else ""
+
+    def refuse_ended(self) -> None:
+        """Raise `TerminatedError` if the registrar is closed, or died."""
+        if self._cause is not None:
+            raise TerminatedError(f"the registrar died of a bug: {self._cause!r}") from self._cause
+        if self.state in (State.CLOSING, State.CLOSED):
+            raise TerminatedError("the registrar is closed; make a new one to begin again")
+
+    def refuse_unread(self) -> None:
+        """Raise unless the cluster was read, so that there is something to answer from."""
+        self.refuse_ended()
+        if self.state in (State.NEW, State.CONNECTING):
+            raise RegistrarError("the cluster is not known yet: enter `async with`, or await register(), first")
+
+    # What etcd tells, as the watcher's sink
+
+    def listed(self, revision: int, found: dict[bytes, list[Record]]) -> None:
+        """Take the whole of every prefix."""
+        self._view.listed(revision, found)
+        if self._session is not None and self._session.registration is not None:
+            self._session.registration.listed(found[self._view.prefixes[0]])
+        self._suspects_changed.set()
+
+    def changed(self, prefix: bytes, revision: int, records: Sequence[Record]) -> None:
+        """Take the changes of one revision."""
+        self._view.changed(prefix, revision, records)
+        if self._session is not None and self._session.registration is not None:
+            self._session.registration.seen(records)
+        self._suspects_changed.set()
+
+    def current(self, proven: bool, reason: Exception | None) -> None:
+        """Take note whether the view is current. For an observer, who has no lease, this is the session."""
+        if self._session is None or self._session.registration is not None:
+            return
+        if proven:
+            self._proven = self._clock()
+            self._advance(Input.CLAIMED if self.state is State.LOST else Input.PROVEN)
+        elif self._clock() - self._proven < self._options.lease_ttl:
+            self._advance(Input.SILENT, reason)
+        elif self.state is not State.LOST:
+            self._advance(Input.EXPIRED, reason)
+
+    # The steps of entering
+
+    async def _begin(self) -> _Session:
+        """Start the runner's task; return the session it made."""
+        self._leaving.clear()
+        began: asyncio.Future[_Session] = asyncio.get_running_loop().create_future()
+        self._advance(Input.START)
+        self._task = asyncio.create_task(self._run(began), name="ergo_registrar")
+        return await began
+
+    async def _join(self, session: _Session, publication: Publication | None) -> None:
+        await session.connection.open()
+        if publication is not None:
+            registration = Registration(
+                session.connection, self._options, publication, self._advance, self._stats, clock=self._clock
+            )
+            await registration.claim()
+            session.registration = registration
+            session.keeping = _Job(session.tasks, registration.keep)  # reading the cluster may outlast the lease
+        await self._watch(session, None if publication is None else publication.node)
+        self._advance(Input.ENTERED)
+        if session.registration is not None and not session.registration.held:
+            self._advance(Input.EXPIRED, ConnectionFailedError("the lease ended while the cluster was being read"))
+
+    async def _watch(self, session: _Session, node: str | None) -> None:
+        """Read the cluster as this node sees it, and follow it from there."""
+        if session.watching is not None:
+            await session.watching.end()
+        before = self._view.node
+        watcher = Watcher(session.connection, self._view.aim(node), self, self._stats)
+        try:
+            await watcher.start()
+            session.watcher = watcher
+        except BaseException:  # also cancelled: the observer that this was goes on, reading everything anew
+            self._view.aim(before)
+            if session.watcher is not None:
+                session.watcher.forget()
+            raise
+        finally:
+            if session.watcher is not None:
+                session.watching = _Job(session.tasks, session.watcher.run)
+
+    async def _retreat(self, session: _Session, fresh: bool) -> None:
+        """Undo an `enter` that failed: be as before it."""
+        if fresh and self._task is not None:
+            self._leaving.set()
+            await asyncio.wait({self._task})
+        elif session.registration is not None:
+            registration, session.registration = session.registration, None
+            if session.keeping is not None:
+                await session.keeping.end()
+            await registration.depart(self._options.close_timeout)
+        if self._cause is None:
+            self._advance(Input.REFUSED)
+
+    # The task
+
+    async def _run(self, began: asyncio.Future[_Session]) -> None:
+        connection = Connection(self._options, self._stats, clock=self._clock)
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._session = _Session(connection, tasks)
+                if self._options.suspect_grace:
+                    tasks.start_soon(self._end_suspicions)
+                began.set_result(self._session)
+                await self._leaving.wait()
+                tasks.cancel_scope.cancel()
+        except asyncio.CancelledError:  # the loop is being shut down around a registrar nobody closed
+            self._advance(Input.CLOSE)
+            raise
+        except Exception as error:  # noqa: BLE001  # a bug: nothing may die silently, and everyone is told
+            self._cause = _innermost(error)
+            _log.critical("the registrar died of a bug", exc_info=self._cause)
+            self._advance(Input.CRASHED)
+        finally:
+            await finish(self._put_away(connection))
+
+    async def _put_away(self, connection: Connection) -> None:
+        session, self._session = self._session, None
+        try:
+            if session is not None and session.registration is not None:
+                timeout = self._options.close_timeout * _DEPART_SHARE
+                async with asyncio.timeout(timeout):
+                    await session.registration.depart(timeout)
+        except TimeoutError:
+            _log.warning("could not leave etcd in time; others will see this node until its lease ends")
+        finally:
+            await connection.close()
+            if self.state is State.CLOSING:
+                self._advance(Input.ENDED)
+            if self.state in (State.CLOSED, State.FAILED):
+                self._hub.end(self._cause)
+
+    async def _end_suspicions(self) -> None:
+        while True:
+            self._suspects_changed.clear()
+            pause = self._view.tick()
+            with anyio.move_on_after(pause):
+                await self._suspects_changed.wait()
+
+    def _advance(self, happened: Input, reason: Exception | None = None) -> None:
+        """Go where the table leads, and tell what it says. The grace of suspects runs only while connected."""
+        transition = advance(self.state, happened)
+        was, self.state = self.state, transition.state
+        if was is not self.state:
+            _log.info("%s -> %s%s", was.value, self.state.value, f": {reason}" if reason else "")
+            if self.state is State.CONNECTED:
+                self._view.mirror.resume(self._clock())
+            elif was is State.CONNECTED:
+                self._view.mirror.pause(self._clock())
+            self._suspects_changed.set()
+        if transition.announce is Announcement.CONNECTED:
+            self._hub.publish([RegistrarConnected(info=self.info())])
+        elif transition.announce is Announcement.DISCONNECTED:
+            self._hub.publish([RegistrarDisconnected(reason=reason or RegistrarError("the session is lost"))])
+
+    def info(self) -> RegistrarInfo:
+        """Return what this registrar is and can do."""
+        return RegistrarInfo(server=self.endpoint, version=VERSION)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """Return the one exception in a group of one, however deep."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,180 @@
+"""Who is told what: a `Hub` hands events to bounded queues, a `Subscription` is one such queue.
+
+A slow subscriber never blocks anyone. What does not fit into its queue is counted and dropped until it has read what
+it has; then it is told `EventsMissed(count)` and goes on with what comes after. So delivered plus missed is exactly
+what happened, in order.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from ergo_registrar.errors import TerminatedError, ValidationError
+from ergo_registrar.events import Event, EventsMissed
+from ergo_registrar.stats import Stats
+
+DEFAULT_MAXSIZE = 10_000
+
+
+class Subscription:
+    """Events as they come. An async iterator, and an async context manager that closes itself.
+
+    It begins with the call of `registrar.subscribe`, not with the first read. It ends when the registrar closes or
+    when it is closed itself, after what was already queued; it raises `TerminatedError`, with the cause, when the
+    registrar died of a bug. Several tasks may read one subscription; each event goes to one of them.
+    """
+
+    def __init__(self, hub: "Hub", types: tuple[type, ...], maxsize: int, replay: Iterable[Event] = ()) -> None:
+        self._hub = hub
+        self._types = types
+        self._replay = deque(event for event in replay if self._wants(event))
+        self._queue: asyncio.Queue[Event | None] = asyncio.Queue(maxsize)  # None wakes a reader at the end
+        self._missed = 0
+        self._ended = False
+        self._cause: BaseException | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        event = await self._take()
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def get(self) -> Event:
+        """Return the next event, waiting for it. Cancelling it loses no event.
+
+        Raises:
+            TerminatedError: the subscription has ended and everything in it was read; with a cause, when the
+                registrar died of a bug.
+        """
+        event = await self._take()
+        if event is None:
+            raise TerminatedError("this subscription has ended, and everything in it was read")
+        return event
+
+    def get_nowait(self) -> Event:
+        """Return the next event, or raise `asyncio.QueueEmpty` when there is none now; else as `get`."""
+        event = self._next()
+        if event is not None:
+            return event
+        if not self._ended:
+            raise asyncio.QueueEmpty
+        self._raise_cause()
+        raise TerminatedError("this subscription has ended, and everything in it was read")
+
+    def close(self) -> None:
+        """End the subscription. What was queued can still be read. Idempotent."""
+        self._hub.remove(self)
+        self._end(None)
+
+    @property
+    def missed(self) -> int:
+        """How many events were dropped since the last `EventsMissed`."""
+        return self._missed
+
+    def qsize(self) -> int:
+        """Return how many events wait to be read."""
+        return len(self._replay) + self._queue.qsize() + (self._missed > 0)
+
+    def __repr__(self) -> str:
+        names = ", ".join(t.__name__ for t in self._types) or "every event"
+        return f"<Subscription to {names}: {self.qsize()} waiting, {self._missed} missed>"
+
+    def _wants(self, event: Event) -> bool:
+        return not self._types or isinstance(event, self._types)
+
+    async def _take(self) -> Event | None:
+        """Return the next event, None at the end."""
+        while (event := self._next()) is None:
+            if self._ended:
+                self._wake()  # the next reader must not wait either
+                self._raise_cause()
+                return None
+            event = await self._queue.get()
+            if event is not None:
+                return event
+        return event
+
+    def _next(self) -> Event | None:
+        if self._replay:
+            return self._replay.popleft()
+        while not self._queue.empty():
+            event = self._queue.get_nowait()
+            if event is not None:
+                return event
+        if self._missed:
+            missed, self._missed = EventsMissed(count=self._missed), 0
+            return missed
+        return None
+
+    def _put(self, event: Event) -> bool:
+        """Queue an event if it is wanted; return False if it had to be dropped."""
+        if not self._wants(event):
+            return True
+        if self._missed or self._queue.full():
+            self._missed += 1
+            return False
+        self._queue.put_nowait(event)
+        return True
+
+    def _end(self, cause: BaseException | None) -> None:
+        if not self._ended:
+            self._ended = True
+            self._cause = cause
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._queue.empty():  # someone may be waiting; with anything in it, nobody is
+            self._queue.put_nowait(None)
+
+    def _raise_cause(self) -> None:
+        if self._cause is not None:
+            raise TerminatedError(f"the registrar died of a bug: {self._cause!r}") from self._cause
+
+
+class Hub:
+    """Hands every event to every subscription that wants it."""
+
+    def __init__(self, stats: Stats) -> None:
+        self._subscriptions: set[Subscription] = set()
+        self._stats = stats
+
+    def subscribe(self, types: Sequence[Any], maxsize: object, replay: Iterable[Event] = ()) -> Subscription:
+        """Return a new subscription to events of these types, to all of them when there are none."""
+        for kind in types:
+            if not (isinstance(kind, type) and kind.__module__ == EventsMissed.__module__):
+                raise ValidationError("event_types", kind, "must be event classes, such as NodeJoined")
+        if not isinstance(maxsize, int) or isinstance(maxsize, bool) or maxsize < 1:
+            raise ValidationError("maxsize", maxsize, "must be a whole number of events, at least 1")
+        subscription = Subscription(self, tuple(types), maxsize, replay)
+        self._subscriptions.add(subscription)
+        return subscription
+
+    def remove(self, subscription: Subscription) -> None:
+        """Forget a subscription. Idempotent."""
+        self._subscriptions.discard(subscription)
+
+    def publish(self, events: Sequence[Event]) -> None:
+        """Hand out events, in order. Whatever they tell of must be committed before. Never blocks."""
+        self._stats.events_published += len(events)
+        for subscription in self._subscriptions:
+            for event in events:
+                self._stats.events_missed += not subscription._put(event)
+
+    def end(self, cause: BaseException | None = None) -> None:
+        """End every subscription; with a cause, they raise it once they are read to the end."""
+        for subscription in self._subscriptions:
+            subscription._end(cause)
+        self._subscriptions.clear()

@@ -1,0 +1,174 @@
+"""What this process knows, and who is told when it changes: the mirrors of routes and configuration, and the hub.
+
+A change is committed to the mirrors before it is published, and never waits for anybody.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Never
+
+from ergo_registrar.core.balance import WeightedRoundRobin, resolve, tiers
+from ergo_registrar.core.config import ConfigMirror
+from ergo_registrar.core.keys import ConfigLevel, check_name, check_node_name, config_prefixes, routes_prefix
+from ergo_registrar.core.mirror import Mirror
+from ergo_registrar.core.records import Record, Skipped, Step
+from ergo_registrar.errors import NoRouteError
+from ergo_registrar.events import Event
+from ergo_registrar.options import Options
+from ergo_registrar.routes import ApplicationRoute, Route
+from ergo_registrar.stats import Stats
+from ergo_registrar.subscription import Hub
+
+_log = logging.getLogger(__name__)
+
+_REMEMBERED = 10_000  # keys that were logged as skipped; beyond that, each may be logged again
+
+
+class View:
+    """The cluster and its configuration as of the last revision that went in, and the hub that tells of changes."""
+
+    def __init__(
+        self, options: Options, hub: Hub, stats: Stats, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.mirror = Mirror(options.cluster, suspect_grace=options.suspect_grace)
+        self.config = ConfigMirror(options.cluster)
+        self.revision = 0
+        self.node: str | None = None
+        self._options = options
+        self._hub = hub
+        self._stats = stats
+        self._clock = clock
+        self._routes = routes_prefix(options.cluster)
+        self._levels: dict[bytes, ConfigLevel] = {}
+        self._balances: dict[tuple[str, bool], WeightedRoundRobin] = {}
+        self._logged: set[bytes] = set()
+        self._waiting: list[asyncio.Future[None]] = []
+        self.aim(None)
+
+    def aim(self, node: str | None) -> tuple[bytes, ...]:
+        """Be the view of this node, or of an observer, from the next listing on; return what to watch for it."""
+        self.node = self.mirror.own = node
+        self._levels = {prefix: level for level, prefix in config_prefixes(self._options.cluster, node).items()}
+        return self.prefixes
+
+    @property
+    def prefixes(self) -> tuple[bytes, ...]:
+        """What to read and watch: the routes of the own cluster, and each level of the own configuration."""
+        return (self._routes, *self._levels)
+
+    def listed(self, revision: int, found: dict[bytes, list[Record]]) -> None:
+        """Take the whole of every prefix, and tell how it differs from what was known."""
+        before = self.config.effective()
+        config = ConfigMirror(self._options.cluster, self.node)
+        configured = config.snapshot(
+            {level: found[prefix] for prefix, level in self._levels.items()}, revision, previous=before
+        )
+        routed = self.mirror.snapshot(found[self._routes], revision, self._clock())
+        self.config = config
+        self.revision = revision
+        self._commit(routed, configured)
+        self._wake()
+
+    def changed(self, prefix: bytes, revision: int, records: Sequence[Record]) -> None:
+        """Take all changes of one revision under one prefix, and tell of them."""
+        if prefix == self._routes:
+            step = self.mirror.batch(records, revision, self._clock())
+        else:
+            step = self.config.batch(self._levels[prefix], records, revision)
+        self.revision = max(self.revision, revision)
+        self._commit(step)
+        self._wake()
+
+    def tick(self) -> float | None:
+        """End the suspicions whose grace is over; return the seconds until the next may be, None if there is none."""
+        now = self._clock()
+        self._commit(self.mirror.tick(now))
+        deadline = self.mirror.next_deadline(now)
+        return None if deadline is None else deadline - now
+
+    async def reached(self, revision: int) -> None:
+        """Return as soon as the routes as of `revision` went in. Needs a deadline of the caller's."""
+        while self.revision < revision:
+            waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiting)
+            await waiting
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if not each.done():
+                each.set_result(None)
+
+    def state_events(self) -> list[Event]:
+        """Return the state as the events that would lead to it."""
+        return [*self.mirror.state_events(), *self.config.state_events()]
+
+    def resolve(self, node: str) -> list[Route]:
+        """Return how to reach a node. Raise `NoRouteError`."""
+        routes = self.mirror.routes(check_node_name("node", node))
+        if routes is None:
+            raise NoRouteError(f"no node {node!r} in {self._where()}; {self._known_nodes()}")
+        return list(routes)
+
+    def resolve_application(self, name: str, include_self: bool) -> list[ApplicationRoute]:
+        """Return where an application is, the weighted pick first. Raise `NoRouteError`."""
+        instances = self._instances(name, include_self)
+        found = resolve(self._balance(name, include_self), instances, self._suspected(name))
+        return found or self._no_instance(name, instances)
+
+    def pick(self, name: str, include_self: bool) -> ApplicationRoute:
+        """Return the weighted pick alone. Raise `NoRouteError`."""
+        instances = self._instances(name, include_self)
+        best = next(iter(tiers(instances, self._suspected(name))), None)
+        if best is None:
+            self._no_instance(name, instances)
+        return instances[self._balance(name, include_self).pick(best)]
+
+    def _instances(self, name: str, include_self: bool) -> dict[str, ApplicationRoute]:
+        instances = self.mirror.applications(check_name("name", name))
+        if self.node in instances and not include_self:
+            return {node: route for node, route in instances.items() if node != self.node}
+        return instances
+
+    def _suspected(self, name: str) -> Callable[[str], bool]:
+        return lambda node: self.mirror.application_suspected(name, node)
+
+    def _balance(self, name: str, include_self: bool) -> WeightedRoundRobin:
+        return self._balances.setdefault((name, include_self), WeightedRoundRobin())
+
+    def _no_instance(self, name: str, instances: dict[str, ApplicationRoute]) -> Never:
+        self._balances.pop((name, True), None)
+        self._balances.pop((name, False), None)
+        if instances:
+            why = f"all {len(instances)} of it have a negative weight, which takes them out of the choice"
+        elif self.node in self.mirror.applications(name):
+            why = "only this node itself has it: include_self=True counts it in"
+        else:
+            why = "no node has published it"
+        raise NoRouteError(f"no application {name!r} in {self._where()}: {why}")
+
+    def _where(self) -> str:
+        return f"cluster {self._options.cluster!r} as of revision {self.revision}"
+
+    def _known_nodes(self) -> str:
+        nodes = self.mirror.nodes()
+        names = ", ".join(nodes[:5]) + (", ..." if len(nodes) > 5 else "")
+        return f"there are {len(nodes)} others: {names}" if nodes else "there are no others"
+
+    def _commit(self, *steps: Step) -> None:
+        for step in steps:
+            self._note(step.skipped)
+        for step in steps:
+            if step.events:
+                self._hub.publish(step.events)
+
+    def _note(self, skipped: Iterable[Skipped]) -> None:
+        for each in skipped:
+            self._stats.keys_skipped += 1
+            if each.key not in self._logged:
+                if len(self._logged) >= _REMEMBERED:
+                    self._logged.clear()
+                self._logged.add(each.key)
+                _log.warning("skipped %r: %s", each.key.decode(errors="backslashreplace"), each.reason)
