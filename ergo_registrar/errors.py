@@ -45,7 +45,7 @@ class ConnectionFailedError(RegistrarError):
 
     def __init__(self, message: str, endpoints: dict[str, str] | None = None) -> None:
         super().__init__(message)
-        self.endpoints = endpoints or {}
+        self.endpoints: dict[str, str] = endpoints or {}
 
 
 class TakenError(RegistrarError):

@@ -123,7 +123,7 @@ class Options:
         return cls(**(given | overrides))
 
 
-_OTHER_VARIABLES = {"ERGO_REGISTRAR_ETCD"}  # the etcd program that LocalEtcd starts
+_OTHER_VARIABLES = {"ERGO_REGISTRAR_ETCD", "ERGO_REGISTRAR_TEST_ETCD"}  # of LocalEtcd and of the pytest plugin
 _TLS_FIELDS = {field.name for field in dataclasses.fields(TLS)}
 _LEAST_SECONDS = {  # seconds; None: more than zero
     "dial_timeout": None,

@@ -63,8 +63,13 @@ class _Session:
         self.tasks = tasks
         self.registration: Registration | None = None
         self.keeping: _Job | None = None
-        self.watcher: Watcher | None = None
         self.watching: _Job | None = None
+
+    async def stop_watching(self) -> None:
+        """End the watch, if there is one."""
+        watching, self.watching = self.watching, None
+        if watching is not None:
+            await watching.end()
 
 
 class Runner:
@@ -73,7 +78,7 @@ class Runner:
     def __init__(
         self, options: Options, view: View, hub: Hub, stats: Stats, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.state = State.NEW
+        self.state: State = State.NEW
         self._options = options
         self._view = view
         self._hub = hub
@@ -193,7 +198,13 @@ class Runner:
         await session.connection.open()
         if publication is not None:
             registration = Registration(
-                session.connection, self._options, publication, self._advance, self._stats, clock=self._clock
+                session.connection,
+                self._options,
+                publication,
+                self._advance,
+                self._view.adopt,
+                self._stats,
+                clock=self._clock,
             )
             await registration.claim()
             session.registration = registration
@@ -204,33 +215,29 @@ class Runner:
             self._advance(Input.EXPIRED, ConnectionFailedError("the lease ended while the cluster was being read"))
 
     async def _watch(self, session: _Session, node: str | None) -> None:
-        """Read the cluster as this node sees it, and follow it from there."""
-        if session.watching is not None:
-            await session.watching.end()
-        before = self._view.node
-        watcher = Watcher(session.connection, self._view.aim(node), self, self._stats)
-        try:
-            await watcher.start()
-            session.watcher = watcher
-        except BaseException:  # also cancelled: the observer that this was goes on, reading everything anew
-            self._view.aim(before)
-            if session.watcher is not None:
-                session.watcher.forget()
-            raise
-        finally:
-            if session.watcher is not None:
-                session.watching = _Job(session.tasks, session.watcher.run)
+        """Read the cluster as this node sees it, and follow it from there, instead of what was followed before."""
+        await session.stop_watching()
+        watcher = self._watcher(session, node)
+        await watcher.start()
+        session.watching = _Job(session.tasks, watcher.run)
+
+    def _watcher(self, session: _Session, node: str | None) -> Watcher:
+        return Watcher(
+            session.connection, self._view.aim(node), self, self._stats, timeout=self._options.request_timeout
+        )
 
     async def _retreat(self, session: _Session, fresh: bool) -> None:
-        """Undo an `enter` that failed: be as before it."""
+        """Undo an `enter` that failed: be as before it. An observer reads everything anew."""
         if fresh and self._task is not None:
             self._leaving.set()
             await asyncio.wait({self._task})
-        elif session.registration is not None:
+        elif self._session is session:
             registration, session.registration = session.registration, None
-            if session.keeping is not None:
+            if registration is not None and session.keeping is not None:
                 await session.keeping.end()
-            await registration.depart(self._options.close_timeout)
+                await registration.depart(self._options.close_timeout)
+            await session.stop_watching()
+            session.watching = _Job(session.tasks, self._watcher(session, None).run)
         if self._cause is None:
             self._advance(Input.REFUSED)
 

@@ -32,9 +32,9 @@ class View:
     def __init__(
         self, options: Options, hub: Hub, stats: Stats, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.mirror = Mirror(options.cluster, suspect_grace=options.suspect_grace)
-        self.config = ConfigMirror(options.cluster)
-        self.revision = 0
+        self.mirror: Mirror = Mirror(options.cluster, suspect_grace=options.suspect_grace)
+        self.config: ConfigMirror = ConfigMirror(options.cluster)
+        self.revision: int = 0
         self.node: str | None = None
         self._options = options
         self._hub = hub
@@ -47,9 +47,14 @@ class View:
         self._waiting: list[asyncio.Future[None]] = []
         self.aim(None)
 
+    def adopt(self, node: str | None) -> None:
+        """Take this node for oneself from now on, or none; an earlier holder of the name, if it is known, has left."""
+        self._commit(self.mirror.become(node))
+
     def aim(self, node: str | None) -> tuple[bytes, ...]:
         """Be the view of this node, or of an observer, from the next listing on; return what to watch for it."""
-        self.node = self.mirror.own = node
+        self.adopt(node)
+        self.node = node
         self._levels = {prefix: level for level, prefix in config_prefixes(self._options.cluster, node).items()}
         return self.prefixes
 

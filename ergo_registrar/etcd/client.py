@@ -20,80 +20,122 @@ from aetcd import rpc, transactions
 from ergo_registrar.errors import ConnectionFailedError
 from ergo_registrar.options import TLS, Options
 
-Metadata = tuple[tuple[str, str], ...]
+_WITH_LEADER = ("hasleader", "true")  # on every call: a member that lost its leader then says so, at once
 
 MESSAGE_LIMIT = 32 * 1024 * 1024  # bytes; gRPC's own is 4 MiB, etcd's largest key-value pair is under 2 MiB
 
 
-class Lease(transactions.BaseCompare):  # type: ignore[misc]  # aetcd is untyped
-    """Compare the lease a key hangs on: `Lease(key) == 7587862099`. 0 is a key without a lease."""
-
+class _LeaseCompare(transactions.BaseCompare):  # type: ignore[misc]  # aetcd is untyped
     def build_compare(self, compare: Any) -> None:
         """Fill in the target, as aetcd's other compares do."""
         compare.target = rpc.Compare.LEASE
         compare.lease = int(self.value)
 
 
-class Client(aetcd.Client):  # type: ignore[misc]  # aetcd is untyped
-    """aetcd's client for one endpoint, with what aetcd lacks. Every call needs a deadline of its caller's."""
+def hangs_on(key: bytes, lease: int) -> Any:
+    """Return the compare that holds while `key` hangs on `lease`. 0 is a key without a lease."""
+    return _LeaseCompare(key) == lease
+
+
+def is_absent(key: bytes) -> Any:
+    """Return the compare that holds while there is no `key`."""
+    return transactions.Create(key) == 0
+
+
+class Client:
+    """aetcd's client for one endpoint, with what aetcd lacks. Every call needs a deadline of its caller's.
+
+    Calls raise `aetcd.ClientError` or `grpc.aio.AioRpcError`; `Connection` translates both.
+    """
 
     def __init__(self, endpoint: str, options: Options) -> None:
-        host, _, port = endpoint.removeprefix("https://").removeprefix("http://").rpartition(":")
-        super().__init__(host, int(port), options.username, options.password, options=dict(_channel_options(options)))
-        self.endpoint = endpoint
-        self._setup = options
-        self.watchstub: Any = None
+        self.endpoint: str = endpoint
+        self._host, _, port = endpoint.removeprefix("https://").removeprefix("http://").rpartition(":")
+        self._port = int(port)
+        self._options = options
+        self._etcd: Any = aetcd.Client(self._host, self._port)
+        self._watch: Any = None
 
     async def connect(self) -> None:
-        """Make the channel and the stubs. Nothing is sent yet: gRPC connects with the first call."""
-        if self._connected.is_set():
-            return
-        target = f"{self._host}:{self._port}"
-        settings = dict(self._options)
-        if self._setup.secure:
-            tls = self._setup.tls or TLS()
-            credentials, name = await _credentials(tls, self._host, self._port, self._setup.insecure_skip_verify)
+        """Make the channel and the stubs, and log in if need be. gRPC connects with the first call."""
+        target, settings = f"{self._host}:{self._port}", _settings(self._options)
+        if self._options.secure:
+            credentials, name = await _credentials(self._options, self._host, self._port)
             if name is not None:
                 settings["grpc.ssl_target_name_override"] = name
-            self.channel = rpc.secure_channel(target, credentials, options=list(settings.items()))
+            channel = rpc.secure_channel(target, credentials, options=list(settings.items()))
         else:
-            self.channel = rpc.insecure_channel(target, options=list(settings.items()))
-        self.metadata: Metadata = (("hasleader", "true"),)  # a member that lost its leader then says so, at once
-        self.auth_stub = rpc.AuthStub(self.channel)
-        self.kvstub = rpc.KVStub(self.channel)
-        self.clusterstub = rpc.ClusterStub(self.channel)
-        self.leasestub = rpc.LeaseStub(self.channel)
-        self.maintenancestub = rpc.MaintenanceStub(self.channel)
-        self.watchstub = rpc.WatchStub(self.channel)
-        self._connected.set()
+            channel = rpc.insecure_channel(target, options=list(settings.items()))
+        etcd = self._etcd
+        etcd.channel = channel
+        etcd.metadata = (_WITH_LEADER,)
+        etcd.auth_stub = rpc.AuthStub(channel)
+        etcd.kvstub = rpc.KVStub(channel)
+        etcd.clusterstub = rpc.ClusterStub(channel)
+        etcd.leasestub = rpc.LeaseStub(channel)
+        etcd.maintenancestub = rpc.MaintenanceStub(channel)
+        self._watch = rpc.WatchStub(channel)
+        etcd._connected.set()  # what aetcd's own connect() does last
+        await self.log_in()
 
-    async def authenticate(self) -> None:
-        """Log in, and put the token on every later call. etcd without authentication is told nothing."""
-        if self._username is None:
+    async def close(self) -> None:
+        """Close the channel; what still runs on it is cancelled."""
+        await self._etcd.close()
+
+    @property
+    def logs_in(self) -> bool:
+        """Whether calls carry a token, which etcd may forget."""
+        return self._options.username is not None
+
+    @property
+    def token(self) -> object:
+        """What calls carry to prove who they are. Another object after each login."""
+        return self._etcd.metadata
+
+    async def log_in(self) -> None:
+        """Get a token for all later calls. Nothing where no username is set, or etcd wants no login."""
+        if not self.logs_in:
             return
-        request = rpc.AuthenticateRequest(name=self._username, password=self._password)
+        request = rpc.AuthenticateRequest(name=self._options.username, password=self._options.password)
         try:
-            answer = await self.auth_stub.Authenticate(request, metadata=(("hasleader", "true"),))
+            answer = await self._etcd.auth_stub.Authenticate(request, metadata=(_WITH_LEADER,))
         except grpc.aio.AioRpcError as error:
             if "authentication is not enabled" in (error.details() or ""):
                 return
             raise
-        self.metadata = (("hasleader", "true"), ("token", answer.token))
+        self._etcd.metadata = (_WITH_LEADER, ("token", answer.token))
+
+    async def get(self, key: bytes) -> Any:
+        """Return an `aetcd.Get` with value, lease and revisions of a key, None if there is no such key."""
+        return await self._etcd.get(key)
+
+    async def grant(self, ttl: int) -> tuple[int, int]:
+        """Return the id of a new lease, and the seconds it was granted, which may be more than `ttl`."""
+        lease = await self._etcd.lease(ttl)
+        return int(lease.id), int(lease.ttl)
+
+    async def revoke(self, lease: int) -> None:
+        """End a lease, and delete what hangs on it."""
+        await self._etcd.revoke_lease(lease)
+
+    async def remaining(self, lease: int) -> int:
+        """Return the seconds a lease has left, -1 if it is gone."""
+        return int((await self._etcd.get_lease_info(lease, keys=False)).TTL)
 
     async def member_status(self) -> Any:
         """Return the `StatusResponse` of this endpoint's member: cluster id, version, leader."""
-        return await self.maintenancestub.Status(rpc.StatusRequest(), metadata=self.metadata)
+        return await self._etcd.maintenancestub.Status(rpc.StatusRequest(), metadata=self._etcd.metadata)
 
     async def page(self, start: bytes, end: bytes, *, limit: int, revision: int) -> Any:
         """Return the `RangeResponse` of at most `limit` keys from `start` to before `end`, as of `revision`."""
         request = rpc.RangeRequest(key=start, range_end=end, limit=limit, revision=revision)
-        return await self.kvstub.Range(request, metadata=self.metadata)
+        return await self._etcd.kvstub.Range(request, metadata=self._etcd.metadata)
 
     async def commit(
         self, compare: Sequence[Any], success: Sequence[Any], failure: Sequence[Any] = ()
     ) -> tuple[bool, list[Any]]:
         """Run a transaction of aetcd's compares and operations; return whether they held, and the answers."""
-        succeeded, answers = await self.transaction(compare, list(success), list(failure))
+        succeeded, answers = await self._etcd.transaction(compare, list(success), list(failure))
         return bool(succeeded), list(answers)
 
     async def keep_alive(self, lease_id: int) -> int:
@@ -101,7 +143,7 @@ class Client(aetcd.Client):  # type: ignore[misc]  # aetcd is untyped
 
         One request and one answer on a stream of its own, so that each has its own deadline and endpoint.
         """
-        call = self.leasestub.LeaseKeepAlive(metadata=self.metadata)
+        call = self._etcd.leasestub.LeaseKeepAlive(metadata=self._etcd.metadata)
         try:
             await call.write(rpc.LeaseKeepAliveRequest(ID=lease_id))
             answer = await call.read()
@@ -113,7 +155,7 @@ class Client(aetcd.Client):  # type: ignore[misc]  # aetcd is untyped
 
     def watch_stream(self) -> Any:
         """Open the watch stream: a call with `write(WatchRequest)`, `read()` and `cancel()`."""
-        return self.watchstub.Watch(metadata=self.metadata)
+        return self._watch.Watch(metadata=self._etcd.metadata)
 
 
 def _ended(code: grpc.StatusCode, details: str | None) -> grpc.aio.AioRpcError:
@@ -123,7 +165,7 @@ def _ended(code: grpc.StatusCode, details: str | None) -> grpc.aio.AioRpcError:
     )
 
 
-def _channel_options(options: Options) -> dict[str, Any]:
+def _settings(options: Options) -> dict[str, Any]:
     """Return gRPC's settings. Sources: gRPC core's channel_arg_names.h; the figures were measured (design, section 6).
 
     A hung peer is found by pings: one every `keep_alive`, answered within 3 s. Without `ping_timeout_ms` it takes
@@ -141,11 +183,12 @@ def _channel_options(options: Options) -> dict[str, Any]:
     }
 
 
-async def _credentials(tls: TLS, host: str, port: int, skip_verify: bool) -> tuple[grpc.ChannelCredentials, str | None]:
+async def _credentials(options: Options, host: str, port: int) -> tuple[grpc.ChannelCredentials, str | None]:
     """Return the channel's credentials, and the name to expect in etcd's certificate (None: the host's)."""
+    tls = options.tls or TLS()
     ca, cert, key = await _pem("ca", tls.ca), await _pem("cert", tls.cert), await _pem("key", tls.key)
     name = tls.server_name
-    if skip_verify:
+    if options.insecure_skip_verify:
         warnings.warn(
             f"insecure_skip_verify: whoever answers first at {host}:{port} is trusted to be etcd", stacklevel=2
         )

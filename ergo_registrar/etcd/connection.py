@@ -24,6 +24,7 @@ from ergo_registrar.stats import Stats
 
 T = TypeVar("T")
 
+_PATIENCE = 2.0  # seconds for one attempt in the first round, doubled each round
 _ROUND_PAUSE = 0.05  # seconds between two rounds over all endpoints, doubled each round up to the next
 _ROUND_PAUSE_MOST = 0.5
 
@@ -122,14 +123,14 @@ class Connection:
         """
         total = self._options.request_timeout if timeout is None else timeout
         ends = self._clock() + total
-        share = total / len(self._options.endpoints)
-        pauses = _pauses(len(self._options.endpoints))
+        rounds = _rounds(len(self._options.endpoints), total)
         tried: dict[str, str] = {}
         stale: object = None
         while (left := ends - self._clock()) > 0:
             endpoint = self._options.endpoints[self._index]
+            patience, pause = next(rounds)
             try:
-                return await self._attempt(operation, min(share, left), stale)
+                return await self._attempt(operation, min(patience, left), stale)
             except _AttemptFailed as failed:
                 if failed.verdict is Verdict.LOG_IN and stale is None and failed.client is not None:
                     stale = failed.token
@@ -137,13 +138,9 @@ class Connection:
                 if failed.verdict is not Verdict.ELSEWHERE:
                     raise _final(what, endpoint, failed) from failed.cause
                 tried[endpoint] = self.failures[endpoint] = failed.reason
-                await self._discard(failed.client)
-                await asyncio.sleep(min(next(pauses), max(0.0, ends - self._clock())))
+                await self.give_up(failed.client)
+                await asyncio.sleep(min(pause, max(0.0, ends - self._clock())))
         raise self._unreachable(what, total, tried)
-
-    async def stream_client(self) -> Client:
-        """Return the client to open a stream on, logged in. Raise `ConnectionFailedError`."""
-        return await self.call("connect", _itself)
 
     async def failed(self, client: Client, what: str, error: BaseException) -> RegistrarError:
         """Translate the error of a stream of `client`; if its endpoint is to blame, give that endpoint up."""
@@ -151,9 +148,9 @@ class Connection:
         failed = _AttemptFailed(client, verdict, reason, error)
         if verdict is Verdict.ELSEWHERE:
             self.failures[client.endpoint] = reason
-            await self._discard(client)
+            await self.give_up(client)
         elif verdict is Verdict.LOG_IN:
-            await self._discard(client)  # the next one logs in
+            await self.give_up(client)  # the next one logs in
         return _final(what, client.endpoint, failed)
 
     async def close(self) -> None:
@@ -172,13 +169,13 @@ class Connection:
                 client = await self._connected()
                 if stale is not None:
                     async with self._login:
-                        if client.metadata is stale:
-                            await client.authenticate()
-                token = client.metadata
+                        if client.token is stale:
+                            await client.log_in()
+                token = client.token
                 answer = await operation(client)
         except TimeoutError as error:
             raise _AttemptFailed(client, Verdict.ELSEWHERE, f"no answer within {seconds:.3g} s", error) from None
-        except (aetcd.ClientError, grpc.aio.AioRpcError, OSError) as error:
+        except (aetcd.ClientError, grpc.aio.AioRpcError, grpc.aio.BaseError, OSError) as error:
             raise _AttemptFailed(client, *_judge(error), error, token) from None
         except asyncio.CancelledError as error:
             if cancelled():
@@ -200,15 +197,14 @@ class Connection:
                 client = Client(self._options.endpoints[self._index], self._options)
                 try:
                     await client.connect()
-                    await client.authenticate()
                 except BaseException:  # also cancelled: a channel nobody knows would be left behind
                     await client.close()
                     raise
                 self._client = client
             return self._client
 
-    async def _discard(self, client: Client | None) -> None:
-        """Give up a client, or the endpoint that none could be made for, and turn to the next endpoint."""
+    async def give_up(self, client: Client | None) -> None:
+        """Throw a client away, or the endpoint that none could be made for, and turn to the next endpoint."""
         if client is self._client:
             self._client = None
             self._index = (self._index + 1) % len(self._options.endpoints)
@@ -233,18 +229,19 @@ class _AttemptFailed(Exception):
         self.token = token
 
 
-def _pauses(endpoints: int) -> Iterator[float]:
-    """Yield how long to wait after each failed attempt: not at all within a round over the endpoints."""
-    pause = _ROUND_PAUSE
+def _rounds(endpoints: int, total: float) -> Iterator[tuple[float, float]]:
+    """Yield for each attempt how long to wait for its answer, and how long to pause should it fail.
+
+    A connection that hangs is given up soon, and a slow etcd is given more time in the next round over the endpoints.
+    Within a round there is no pause.
+    """
+    patience, pause = _PATIENCE, _ROUND_PAUSE
     while True:
+        share = min(patience, total / endpoints)
         for _ in range(endpoints - 1):
-            yield 0.0
-        yield pause
-        pause = min(2 * pause, _ROUND_PAUSE_MOST)
-
-
-async def _itself(client: Client) -> Client:
-    return client
+            yield share, 0.0
+        yield share, pause
+        patience, pause = 2 * patience, min(2 * pause, _ROUND_PAUSE_MOST)
 
 
 async def _member_with_leader(client: Client) -> None:
@@ -255,9 +252,11 @@ async def _member_with_leader(client: Client) -> None:
 
 def _judge(error: BaseException) -> tuple[Verdict, str]:
     """Return what an error means, and its reason in one line."""
-    if isinstance(error, asyncio.CancelledError):
+    if isinstance(error, asyncio.CancelledError | asyncio.InvalidStateError | grpc.aio.BaseError):
         return Verdict.ELSEWHERE, "the channel was closed"
     rpc_error = error.__cause__ if isinstance(error, aetcd.ClientError) else error
+    if isinstance(error, TimeoutError):
+        return Verdict.ELSEWHERE, "no answer in time"
     if not isinstance(rpc_error, grpc.aio.AioRpcError):
         return Verdict.ELSEWHERE if isinstance(error, OSError) else Verdict.FINAL, str(error) or repr(error)
     reason = rpc_error.details() or rpc_error.code().name

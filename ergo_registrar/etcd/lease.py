@@ -26,7 +26,7 @@ from ergo_registrar.core.records import Record
 from ergo_registrar.core.registration import Publication, application_entry
 from ergo_registrar.core.session import Input
 from ergo_registrar.errors import ConnectionFailedError, RegistrarError, TakenError
-from ergo_registrar.etcd import client as door
+from ergo_registrar.etcd.client import hangs_on, is_absent
 from ergo_registrar.etcd.connection import Connection, LeaseGoneError
 from ergo_registrar.etcd.shield import finish
 from ergo_registrar.options import Options
@@ -39,6 +39,7 @@ _OPERATIONS = 100  # in one transaction; etcd takes 128 (--max-txn-ops)
 _MARKER_TTL = 60  # seconds a departure marker stands: long enough for a process that reads the cluster anew
 _CLAIM_PAUSE = 0.2  # seconds between two looks at a taken name
 _MEND_PAUSE = 0.1  # seconds between two repairs
+_REGAIN_TIMEOUT = 2.0  # seconds for one call of a try to come back: a connection that hangs must not hold it up
 _RETRY_FIRST, _RETRY_MOST = 0.1, 1.0  # seconds between two tries for a lost session
 
 
@@ -66,6 +67,8 @@ class Registration:
     """A node name, the routes and applications under it, and the lease that carries them.
 
     `notify` is told, without delay, what happens to the session: an `Input` of the session's table and its reason.
+    `claiming` is called with the name when it is free and about to be put: what the watch shows under it from then on
+    is our own.
     """
 
     def __init__(
@@ -74,15 +77,17 @@ class Registration:
         options: Options,
         publication: Publication,
         notify: Notify,
+        claiming: Callable[[str], None],
         stats: Stats,
         *,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        self.node = publication.node
+        self.node: str = publication.node
         self._connection = connection
         self._options = options
         self._notify = notify
+        self._claiming = claiming
         self._clock = clock
         self._random = rng or random.Random()  # jitter is no secret
         self._stats = stats
@@ -187,7 +192,9 @@ class Registration:
             try:
                 lease = await self._grant(_MARKER_TTL, timeout / 3)
                 put = transactions.Put(marker, b"", lease.id)
-                await self._commit("leave", [self._is_ours(self._lease.id)], [put], timeout=timeout / 3)
+                held, _ = await self._commit("leave", [self._is_ours(self._lease.id)], [put], timeout=timeout / 3)
+                if not held:  # the name has a successor, who does not leave
+                    self._leases.add(lease.id)
             except RegistrarError as error:
                 _log.debug("no departure marker for %s: %s", self.node, error)
         await self.revoke(timeout / 3)
@@ -254,7 +261,7 @@ class Registration:
             self._woken.clear()
             try:
                 if not await self._revive():
-                    await self._claim_once()
+                    await self._claim_once(_REGAIN_TIMEOUT)
                 return
             except TakenError as taken:
                 if not isinstance(told, TakenError):
@@ -275,24 +282,25 @@ class Registration:
             self._leases.discard(lease.id)
             return False
         async with self._writing:
-            await self._put_all(lease)
+            await self._put_all(lease, timeout=_REGAIN_TIMEOUT)
         self._lease = Lease(lease.id, ttl, sent)
         self._held.set()
         return True
 
     # Writing
 
-    async def _claim_once(self) -> None:
+    async def _claim_once(self, timeout: float | None = None) -> None:
         """Put everything under a new lease, then revoke the ones before it."""
         async with self._writing:
-            holder = await self._connection.call("claim", lambda c: c.get(self._node_key))
+            holder = await self._connection.call("claim", lambda c: c.get(self._node_key), timeout=timeout)
             if holder is not None and holder.lease not in self._leases:
                 raise await self._taken(holder.lease)
-            lease = await self._grant(int(self._options.lease_ttl))
+            lease = await self._grant(int(self._options.lease_ttl), timeout)
             before = set(self._leases)
             self._leases.add(lease.id)
+            self._claiming(self.node)
             try:
-                await self._put_all(lease)
+                await self._put_all(lease, timeout=timeout)
             except TakenError:  # someone was faster; after any other error the keys may be under the new lease
                 await self._revoke(lease.id)
                 raise
@@ -308,18 +316,16 @@ class Registration:
         The node's key and as many others as fit go in one transaction, the rest in the next ones.
         """
         entries = [transactions.Put(key, value, lease.id) for key, value in self._wanted.items()]
-        marker = transactions.Delete(keys.leaving_key(self._options.cluster, self.node))
-        first = [*entries[:_OPERATIONS], marker]
         look = [transactions.Get(self._node_key)]
-        guard = transactions.Create(self._node_key) == 0
+        guard = is_absent(self._node_key)
         while True:
-            held, answers = await self._commit("claim", [guard], first, look, timeout=timeout)
+            held, answers = await self._commit("claim", [guard], entries[:_OPERATIONS], look, timeout=timeout)
             if held:
                 break
             found = answers[0]
             holder = found[0][1].lease if found else None
             if holder is None:
-                guard = transactions.Create(self._node_key) == 0
+                guard = is_absent(self._node_key)
             elif holder in self._leases:
                 guard = self._is_ours(holder)
             else:
@@ -385,12 +391,12 @@ class Registration:
         )
 
     def _is_ours(self, lease: int) -> Any:
-        return door.Lease(self._node_key) == lease
+        return hangs_on(self._node_key, lease)
 
     async def _grant(self, ttl: int, timeout: float | None = None) -> Lease:
         sent = self._clock()
-        lease = await self._connection.call("grant a lease", lambda client: client.lease(ttl), timeout=timeout)
-        return Lease(lease.id, float(lease.ttl), sent)
+        lease, granted = await self._connection.call("grant a lease", lambda client: client.grant(ttl), timeout=timeout)
+        return Lease(lease, float(granted), sent)
 
     async def _keep_alive(self, lease: Lease) -> int:
         """Return the seconds that the lease has again, 0 when it is gone."""
@@ -404,17 +410,15 @@ class Registration:
     async def _revoke(self, lease: int, timeout: float | None = None) -> None:
         self._leases.discard(lease)
         try:
-            await self._connection.call("revoke", lambda client: client.revoke_lease(lease), timeout=timeout)
+            await self._connection.call("revoke", lambda client: client.revoke(lease), timeout=timeout)
         except RegistrarError as error:
             _log.debug("lease %x of %s was not revoked and will end by itself: %s", lease, self.node, error)
 
     async def _taken(self, lease: int) -> TakenError:
         left: float | None = None
         if lease != 0:
-            info = await self._connection.call(
-                "look at the holder's lease", lambda client: client.get_lease_info(lease, keys=False)
-            )
-            left = max(0.0, float(info.TTL))
+            seconds = await self._connection.call("look at the holder's lease", lambda c: c.remaining(lease))
+            left = max(0.0, float(seconds))
         return TakenError(self.node, self._options.cluster, left)
 
     # Waiting

@@ -62,11 +62,13 @@ class Watcher:
         sink: Sink,
         stats: Stats,
         *,
+        timeout: float,
         rng: random.Random | None = None,
     ) -> None:
         self._connection = connection
         self._prefixes = tuple(prefixes)
         self._sink = sink
+        self._timeout = timeout  # seconds for etcd's word on each new watch
         self._random = rng or random.Random()  # jitter is no secret
         self._applied: dict[bytes, int] = {}  # prefix -> the last revision that was applied; empty: list first
         self._stream: _Stream | None = None
@@ -74,10 +76,13 @@ class Watcher:
 
     async def start(self) -> None:
         """Read everything and open the watches, once. Raise `ConnectionFailedError` where that cannot be done."""
-        try:
-            await self._open()
-        except (CompactedError, WatchRefusedError) as error:
-            raise ConnectionFailedError(f"watch: {error}") from error
+        while True:
+            try:
+                return await self._open()
+            except CompactedError:  # between the reading and the watch
+                self._applied.clear()
+            except WatchRefusedError as error:
+                raise ConnectionFailedError(str(error)) from error
 
     async def run(self) -> None:
         """Follow the watches, and get them back whenever they break. Ends by cancellation only, leaving no stream."""
@@ -93,17 +98,11 @@ class Watcher:
                     self._sink.current(False, error)
                     self.close()
                     if isinstance(error, CompactedError):
-                        self.forget()
-                        continue
+                        self._applied.clear()
                     _log.debug("the watch broke: %s", error)
                     await asyncio.sleep(next(pauses))
         finally:
             self.close()
-
-    def forget(self) -> None:
-        """List anew before anything else is applied."""
-        self.close()
-        self._applied.clear()
 
     def close(self) -> None:
         """End the stream, if there is one."""
@@ -115,10 +114,11 @@ class Watcher:
         """List unless it was done, and open a stream that goes on from there."""
         if not self._applied:
             await self._list()
-        stream = _Stream(self._connection, await self._connection.stream_client())
+        client, call = await self._connection.call("open a watch stream", _watch_stream)
+        stream = _Stream(self._connection, client, call)
         try:
             for number, prefix in enumerate(self._prefixes, start=1):
-                header = await stream.create(number, prefix, self._applied[prefix] + 1)
+                header = await stream.create(number, prefix, self._applied[prefix] + 1, self._timeout)
                 await self._refuse_older(header.revision)
         except BaseException:  # also cancelled: the stream would be left behind
             stream.cancel()
@@ -175,15 +175,22 @@ class Watcher:
 class _Stream:
     """A watch stream of one client: watches are created on it, and their events read from it."""
 
-    def __init__(self, connection: Connection, client: Client) -> None:
+    def __init__(self, connection: Connection, client: Client, call: Any) -> None:
         self._connection = connection
         self._client = client
-        self._call = client.watch_stream()
+        self._call = call
         self._waiting: list[tuple[int, int, list[Any]]] = []  # events that came while a watch was being created
         self._fragments: dict[int, list[Any]] = {}
 
-    async def create(self, number: int, prefix: bytes, revision: int) -> Any:
-        """Create one watch and wait for etcd's word on it; return the header of that."""
+    async def create(self, number: int, prefix: bytes, revision: int, timeout: float) -> Any:
+        """Create one watch and wait for etcd's word on it, at most `timeout` seconds; return the header of that."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._create(number, prefix, revision)
+        except TimeoutError as error:
+            raise await self._connection.failed(self._client, f"watch of {prefix.decode()!r}", error) from None
+
+    async def _create(self, number: int, prefix: bytes, revision: int) -> Any:
         request = rpc.WatchCreateRequest(
             key=prefix,
             range_end=prefix_end(prefix),
@@ -217,13 +224,15 @@ class _Stream:
             where = f"watch of {prefix.decode()!r}" if prefix else "watch"
             if answer.compact_revision:
                 raise CompactedError(f"{where}: etcd keeps revisions from {answer.compact_revision} on")
+            if self._client.logs_in:  # a token that etcd forgot looks like a missing permission: log in anew
+                await self._connection.give_up(self._client)
             raise WatchRefusedError(f"{where}: etcd refused it: {answer.cancel_reason or 'no reason given'}")
         return answer
 
     async def _exchange(self, work: Any) -> Any:
         try:
             return await work
-        except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
+        except (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError) as error:
             raise await self._connection.failed(self._client, "watch", error) from error
         except asyncio.CancelledError as error:
             if cancelled():
@@ -237,6 +246,10 @@ class _Stream:
             self._fragments[answer.watch_id] = events
         elif answer.watch_id > 0:
             self._waiting.append((answer.watch_id, answer.header.revision, events))
+
+
+async def _watch_stream(client: Client) -> tuple[Client, Any]:
+    return client, client.watch_stream()
 
 
 async def read_prefixes(connection: Connection, prefixes: Iterable[bytes]) -> tuple[int, dict[bytes, list[Record]]]:
