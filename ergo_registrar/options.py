@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -117,7 +118,8 @@ class Options:
                 given[field] = _READERS[field](variable, text)
             else:
                 known = ", ".join(sorted(f"{_ENVIRONMENT_PREFIX}{name.upper()}" for name in _READERS))
-                raise ValidationError(variable, text, f"is not a variable of this package; known are {known}")
+                # What it holds may be a secret under a wrong name.
+                raise ValidationError(variable, "(hidden)", f"is not a variable of this package; known are {known}")
         if tls:
             given["tls"] = TLS(**tls)
         return cls(**(given | overrides))
@@ -134,7 +136,10 @@ _LEAST_SECONDS = {  # seconds; None: more than zero
     "claim_timeout": 0.0,
     "close_timeout": None,
 }
-_MOST_SECONDS = 9_000_000_000.0  # the longest lease that etcd grants
+_MOST_SECONDS = 1_000_000.0  # gRPC counts milliseconds in 32 bits; nobody waits longer than that
+
+
+_HOST = re.compile(r"[^\s/\x00-\x1f\ud800-\udfff]+")
 
 
 def _check_seconds(field: str, value: object, least: float | None) -> None:
@@ -154,7 +159,9 @@ def _checked_endpoints(endpoints: object) -> tuple[str, ...]:
             raise ValidationError("endpoints", endpoint, rule)
         host, colon, port = endpoint.removeprefix("https://").removeprefix("http://").rpartition(":")
         port_is_one = port.isascii() and port.isdigit() and 0 < int(port) <= 65535
-        if not colon or not host or "/" in host or any(c.isspace() for c in host) or not port_is_one:
+        if "@" in host:
+            raise ValidationError("endpoints", "(hidden)", f"{rule}; a login goes into username and password")
+        if not colon or not _HOST.fullmatch(host) or not port_is_one:
             raise ValidationError("endpoints", endpoint, rule)
     if len({endpoint.startswith("https://") for endpoint in endpoints}) > 1:
         raise ValidationError("endpoints", endpoints, "must all be https:// or none")
@@ -165,10 +172,14 @@ def _check_credentials(username: object, password: object) -> None:
     if (username is None) != (password is None):
         missing = "password" if password is None else "username"
         raise ValidationError(missing, None, "must be given together with its other half, username and password")
-    if username is not None and (not isinstance(username, str) or not username):
-        raise ValidationError("username", username, "must be a non-empty string")
-    if password is not None and not isinstance(password, str):
-        raise ValidationError("password", "(hidden)", "must be a string")
+    if username is not None and (not _is_utf8(username) or not username):
+        raise ValidationError("username", username, "must be a non-empty string that UTF-8 can hold")
+    if password is not None and not _is_utf8(password):
+        raise ValidationError("password", "(hidden)", "must be a string that UTF-8 can hold")
+
+
+def _is_utf8(text: object) -> bool:
+    return isinstance(text, str) and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _read_text(variable: str, text: str) -> str:

@@ -56,11 +56,13 @@ class _Job:
 
 
 class _Session:
-    """What exists between entering and leaving: a connection, and the tasks on it."""
+    """What exists between entering and leaving: a connection, and the tasks on it, once they `began`."""
 
-    def __init__(self, connection: Connection, tasks: anyio.abc.TaskGroup) -> None:
+    tasks: anyio.abc.TaskGroup
+
+    def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.tasks = tasks
+        self.began = asyncio.Event()
         self.registration: Registration | None = None
         self.keeping: _Job | None = None
         self.watching: _Job | None = None
@@ -102,7 +104,7 @@ class Runner:
             if self._session is not None and (publication is None or self._session.registration is not None):
                 raise RegistrarError(f"this registrar is in the cluster already, as {self._view.node or 'an observer'}")
             fresh = self._session is None
-            session = self._session or await self._begin()
+            session = self._session or self._begin()
             self._joining = asyncio.create_task(self._join(session, publication), name="ergo_registrar enter")
             try:
                 await self._joining
@@ -186,15 +188,16 @@ class Runner:
 
     # The steps of entering
 
-    async def _begin(self) -> _Session:
-        """Start the runner's task; return the session it made."""
-        self._leaving.clear()
-        began: asyncio.Future[_Session] = asyncio.get_running_loop().create_future()
+    def _begin(self) -> _Session:
+        """Start the runner's task for a new session."""
         self._advance(Input.START)
-        self._task = asyncio.create_task(self._run(began), name="ergo_registrar")
-        return await began
+        self._leaving.clear()
+        session = self._session = _Session(Connection(self._options, self._stats, clock=self._clock))
+        self._task = asyncio.create_task(self._run(session), name="ergo_registrar")
+        return session
 
     async def _join(self, session: _Session, publication: Publication | None) -> None:
+        await session.began.wait()
         await session.connection.open()
         if publication is not None:
             registration = Registration(
@@ -243,16 +246,14 @@ class Runner:
 
     # The task
 
-    async def _run(self, began: asyncio.Future[_Session]) -> None:
-        connection = Connection(self._options, self._stats, clock=self._clock)
+    async def _run(self, session: _Session) -> None:
         try:
-            async with anyio.create_task_group() as tasks:
-                self._session = _Session(connection, tasks)
+            async with anyio.create_task_group() as session.tasks:
                 if self._options.suspect_grace:
-                    tasks.start_soon(self._end_suspicions)
-                began.set_result(self._session)
+                    session.tasks.start_soon(self._end_suspicions)
+                session.began.set()
                 await self._leaving.wait()
-                tasks.cancel_scope.cancel()
+                session.tasks.cancel_scope.cancel()
         except asyncio.CancelledError:  # the loop is being shut down around a registrar nobody closed
             self._advance(Input.CLOSE)
             raise
@@ -261,19 +262,19 @@ class Runner:
             _log.critical("the registrar died of a bug", exc_info=self._cause)
             self._advance(Input.CRASHED)
         finally:
-            await finish(self._put_away(connection))
+            await finish(self._put_away(session))
 
-    async def _put_away(self, connection: Connection) -> None:
-        session, self._session = self._session, None
+    async def _put_away(self, session: _Session) -> None:
+        self._session = None
         try:
-            if session is not None and session.registration is not None:
+            if session.registration is not None:
                 timeout = self._options.close_timeout * _DEPART_SHARE
                 async with asyncio.timeout(timeout):
                     await session.registration.depart(timeout)
         except TimeoutError:
             _log.warning("could not leave etcd in time; others will see this node until its lease ends")
         finally:
-            await connection.close()
+            await session.connection.close()
             if self.state is State.CLOSING:
                 self._advance(Input.ENDED)
             if self.state in (State.CLOSED, State.FAILED):

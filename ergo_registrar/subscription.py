@@ -104,6 +104,8 @@ class Subscription:
                 return None
             event = await self._queue.get()
             if event is not None:
+                if self._missed or self._ended:
+                    self._wake()  # other readers wait for what comes behind this event
                 return event
         return event
 

@@ -9,6 +9,9 @@ from ergo_registrar.core import edf, keys
 from ergo_registrar.errors import ValidationError
 from ergo_registrar.routes import ApplicationRoute, ApplicationRouteLayout, Route
 
+MOST_BYTES = 1_000_000
+"""What one transaction carries: etcd takes requests of 1.5 MiB (--max-request-bytes)."""
+
 
 class Publication(msgspec.Struct, frozen=True):
     """A node with its routes and applications, ready to be put: the node's own key first."""
@@ -29,6 +32,9 @@ class Publication(msgspec.Struct, frozen=True):
         """Return the publication of `node`. Raise `ValidationError`, naming what breaks a rule."""
         node_key = keys.node_key(cluster, keys.check_node_name("node", node))
         entries = {node_key: edf.encode_routes(list(routes))}
+        if len(entries[node_key]) > MOST_BYTES:
+            size = f"{len(entries[node_key])} bytes"
+            raise ValidationError("routes", size, f"must fit, encoded, into {MOST_BYTES} bytes")
         for route in applications:
             key, value = application_entry(cluster, layout, node, route)
             if key in entries:
@@ -46,4 +52,7 @@ def application_entry(
     if route.node != node:
         raise ValidationError("application.node", route.node, f"must be this process's own node, {node!r}")
     keys.check_name("application.name", route.name)
-    return keys.application_key(cluster, route.name, node), edf.encode_application_route(route, layout)
+    value = edf.encode_application_route(route, layout)
+    if len(value) > MOST_BYTES:
+        raise ValidationError("application.tags", f"{len(value)} bytes", f"must fit, encoded, into {MOST_BYTES} bytes")
+    return keys.application_key(cluster, route.name, node), value

@@ -109,10 +109,15 @@ class Client:
         """Return an `aetcd.Get` with value, lease and revisions of a key, None if there is no such key."""
         return await self._etcd.get(key)
 
-    async def grant(self, ttl: int) -> tuple[int, int]:
-        """Return the id of a new lease, and the seconds it was granted, which may be more than `ttl`."""
-        lease = await self._etcd.lease(ttl)
-        return int(lease.id), int(lease.ttl)
+    async def grant(self, lease: int, ttl: int) -> int:
+        """Grant a lease under an id of the caller's; return its seconds, which may be more than `ttl`.
+
+        The id is chosen here, so that a grant whose answer is lost can be repeated, and revoked.
+        """
+        try:
+            return int((await self._etcd.lease(ttl, lease)).ttl)
+        except aetcd.DuplicateLeaseError:  # an earlier try did it
+            return ttl
 
     async def revoke(self, lease: int) -> None:
         """End a lease, and delete what hangs on it."""

@@ -29,16 +29,16 @@ _ROUND_PAUSE = 0.05  # seconds between two rounds over all endpoints, doubled ea
 _ROUND_PAUSE_MOST = 0.5
 
 
-class CompactedError(RegistrarError):
-    """The revision asked for is no longer kept: list again. Never leaves this package."""
+class CompactedError(ConnectionFailedError):
+    """The revision asked for is no longer kept: list again."""
 
 
-class TooLargeError(RegistrarError):
-    """The answer is larger than a message may be: ask for less. Never leaves this package."""
+class TooLargeError(ConnectionFailedError):
+    """The answer is larger than a message may be: ask for less."""
 
 
-class LeaseGoneError(RegistrarError):
-    """etcd does not know this lease (any more). Never leaves this package."""
+class LeaseGoneError(ConnectionFailedError):
+    """etcd does not know this lease (any more)."""
 
 
 class Verdict(Enum):
@@ -142,7 +142,7 @@ class Connection:
                 await asyncio.sleep(min(pause, max(0.0, ends - self._clock())))
         raise self._unreachable(what, total, tried)
 
-    async def failed(self, client: Client, what: str, error: BaseException) -> RegistrarError:
+    async def failed(self, client: Client, what: str, error: BaseException) -> ConnectionFailedError:
         """Translate the error of a stream of `client`; if its endpoint is to blame, give that endpoint up."""
         verdict, reason = _judge(error)
         failed = _AttemptFailed(client, verdict, reason, error)
@@ -266,14 +266,14 @@ def _judge(error: BaseException) -> tuple[Verdict, str]:
     return _BY_CODE.get(rpc_error.code(), Verdict.FINAL), reason
 
 
-def _final(what: str, endpoint: str, failed: _AttemptFailed) -> RegistrarError:
+def _final(what: str, endpoint: str, failed: _AttemptFailed) -> ConnectionFailedError:
     kind = _ERRORS.get(failed.verdict, ConnectionFailedError)
     hint = next((f" ({hint})" for words, hint in _HINTS if words in failed.reason), "")
     message = f"{what} at {endpoint}: {failed.reason}{hint}"
-    return kind(message, {endpoint: failed.reason}) if kind is ConnectionFailedError else kind(message)
+    return kind(message, {endpoint: failed.reason})
 
 
-_ERRORS: dict[Verdict, Callable[..., RegistrarError]] = {
+_ERRORS: dict[Verdict, type[ConnectionFailedError]] = {
     Verdict.COMPACTED: CompactedError,
     Verdict.TOO_LARGE: TooLargeError,
     Verdict.LEASE_GONE: LeaseGoneError,

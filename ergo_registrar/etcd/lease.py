@@ -23,7 +23,7 @@ from aetcd import transactions
 from ergo_registrar.core import keys
 from ergo_registrar.core.backoff import delays
 from ergo_registrar.core.records import Record
-from ergo_registrar.core.registration import Publication, application_entry
+from ergo_registrar.core.registration import MOST_BYTES, Publication, application_entry
 from ergo_registrar.core.session import Input
 from ergo_registrar.errors import ConnectionFailedError, RegistrarError, TakenError
 from ergo_registrar.etcd.client import hangs_on, is_absent
@@ -119,9 +119,6 @@ class Registration:
                     if left <= 0:
                         raise
                     await asyncio.sleep(min(_CLAIM_PAUSE, left))
-        except LeaseGoneError as error:
-            await self.revoke(self._options.close_timeout)
-            raise ConnectionFailedError(f"claim: {error}") from error
         except BaseException:  # also cancelled: a lease that nobody keeps would hold the name for its TTL
             await finish(self.revoke(self._options.close_timeout))
             raise
@@ -193,8 +190,8 @@ class Registration:
                 lease = await self._grant(_MARKER_TTL, timeout / 3)
                 put = transactions.Put(marker, b"", lease.id)
                 held, _ = await self._commit("leave", [self._is_ours(self._lease.id)], [put], timeout=timeout / 3)
-                if not held:  # the name has a successor, who does not leave
-                    self._leases.add(lease.id)
+                if held:  # else the name has a successor, who does not leave
+                    self._leases.discard(lease.id)
             except RegistrarError as error:
                 _log.debug("no departure marker for %s: %s", self.node, error)
         await self.revoke(timeout / 3)
@@ -223,7 +220,10 @@ class Registration:
                     await self._mend(self._lease)
                     await asyncio.sleep(_MEND_PAUSE)  # against someone who breaks it again at once
                 pauses = self._pauses()
-            except ConnectionFailedError:
+            except (LeaseLostError, TakenError):
+                raise
+            except RegistrarError as error:
+                _log.debug("%s tries again to hold its name: %s", self.node, error)
                 await asyncio.sleep(next(pauses))
 
     async def _renew(self, lease: Lease) -> None:
@@ -295,9 +295,8 @@ class Registration:
             holder = await self._connection.call("claim", lambda c: c.get(self._node_key), timeout=timeout)
             if holder is not None and holder.lease not in self._leases:
                 raise await self._taken(holder.lease)
-            lease = await self._grant(int(self._options.lease_ttl), timeout)
             before = set(self._leases)
-            self._leases.add(lease.id)
+            lease = await self._grant(int(self._options.lease_ttl), timeout)
             self._claiming(self.node)
             try:
                 await self._put_all(lease, timeout=timeout)
@@ -315,11 +314,13 @@ class Registration:
 
         The node's key and as many others as fit go in one transaction, the rest in the next ones.
         """
-        entries = [transactions.Put(key, value, lease.id) for key, value in self._wanted.items()]
+        strays = [transactions.Delete(key) for key in self._strays if key not in self._wanted]
+        puts = [transactions.Put(key, value, lease.id) for key, value in self._wanted.items()]
+        first, *others = _parts([*puts, *strays])
         look = [transactions.Get(self._node_key)]
         guard = is_absent(self._node_key)
         while True:
-            held, answers = await self._commit("claim", [guard], entries[:_OPERATIONS], look, timeout=timeout)
+            held, answers = await self._commit("claim", [guard], first, look, timeout=timeout)
             if held:
                 break
             found = answers[0]
@@ -330,10 +331,7 @@ class Registration:
                 guard = self._is_ours(holder)
             else:
                 raise await self._taken(holder)
-        strays = [transactions.Delete(key) for key in self._strays if key not in self._wanted]
-        rest = [*entries[_OPERATIONS:], *strays]
-        for start in range(0, len(rest), _OPERATIONS):
-            part = rest[start : start + _OPERATIONS]
+        for part in others:
             held, _ = await self._commit("claim", [self._is_ours(lease.id)], part, timeout=timeout)
             if not held:
                 raise LeaseGoneError("the node's key was taken away while its applications were put")
@@ -394,8 +392,10 @@ class Registration:
         return hangs_on(self._node_key, lease)
 
     async def _grant(self, ttl: int, timeout: float | None = None) -> Lease:
+        lease = self._random.getrandbits(62) + 1
+        self._leases.add(lease)  # before it is asked for: when the answer is lost, there is still who revokes it
         sent = self._clock()
-        lease, granted = await self._connection.call("grant a lease", lambda client: client.grant(ttl), timeout=timeout)
+        granted = await self._connection.call("grant a lease", lambda c: c.grant(lease, ttl), timeout=timeout)
         return Lease(lease, float(granted), sent)
 
     async def _keep_alive(self, lease: Lease) -> int:
@@ -431,3 +431,17 @@ class Registration:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, seconds)):
                 await self._woken.wait()
+
+
+def _parts(operations: Iterable[Any]) -> Iterator[list[Any]]:
+    """Cut operations into as few transactions as etcd takes, by number and by bytes."""
+    part: list[Any] = []
+    size = 0
+    for operation in operations:
+        added = len(operation.key) + len(getattr(operation, "value", b""))
+        if part and (len(part) == _OPERATIONS or size + added > MOST_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(operation)
+        size += added
+    yield part

@@ -48,8 +48,8 @@ class Sink(Protocol):
         """Take note that etcd shows us every change again, or does not any more."""
 
 
-class WatchRefusedError(RegistrarError):
-    """etcd denied or cancelled a watch. Never leaves this package."""
+class WatchRefusedError(ConnectionFailedError):
+    """etcd denied or cancelled a watch."""
 
 
 class Watcher:
@@ -81,8 +81,6 @@ class Watcher:
                 return await self._open()
             except CompactedError:  # between the reading and the watch
                 self._applied.clear()
-            except WatchRefusedError as error:
-                raise ConnectionFailedError(str(error)) from error
 
     async def run(self) -> None:
         """Follow the watches, and get them back whenever they break. Ends by cancellation only, leaving no stream."""
