@@ -1,7 +1,7 @@
 """The facade: a process joins a cluster, and from then on knows who else is there."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -106,11 +106,13 @@ class Registrar:
                 should it turn out to have been written. So too when it is cancelled.
             RegistrarError: this registrar is not registered. TerminatedError: it is closed.
         """
-        await self._reach(await self._runner.registration.publish(route))
+        registration = self._runner.registration
+        await self._runner.attend(self._change(lambda: registration.publish(route)))
 
     async def unregister_application_route(self, name: str) -> None:
         """Withdraw an application of this node. One that is not published is no error. Raises as the above."""
-        await self._reach(await self._runner.registration.unpublish(name))
+        registration = self._runner.registration
+        await self._runner.attend(self._change(lambda: registration.unpublish(name)))
 
     async def close(self) -> None:
         """Leave the cluster, so that this node is gone for others at once, and end every task and subscription.
@@ -223,8 +225,9 @@ class Registrar:
         options = self._options
         return Publication.of(options.cluster, options.application_route_layout, node, routes, applications)
 
-    async def _reach(self, revision: int) -> None:
-        """Wait until a change of our own is known here too; it stands in etcd, so a slow watch is no error."""
+    async def _change(self, change: Callable[[], Awaitable[int]]) -> None:
+        """Make a change, and wait until it is known here too; it stands in etcd, so a slow watch is no error."""
+        revision = await change()
         try:
             async with asyncio.timeout(self._options.request_timeout):
                 await self._view.reached(revision)

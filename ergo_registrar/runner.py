@@ -8,7 +8,8 @@ expects ends the runner, and with it every subscription and call, with its cause
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
@@ -30,6 +31,8 @@ from ergo_registrar.version import VERSION
 from ergo_registrar.view import View
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _DEPART_SHARE = 0.8  # of close_timeout; the rest is for ending tasks and the channel
 
@@ -87,12 +90,12 @@ class Runner:
         self._stats = stats
         self._clock = clock
         self._entering = asyncio.Lock()
-        self._joining: asyncio.Task[None] | None = None
+        self._attended: set[asyncio.Task[Any]] = set()
         self._task: asyncio.Task[None] | None = None
         self._session: _Session | None = None
         self._leaving = asyncio.Event()
         self._suspects_changed = asyncio.Event()
-        self._proven = 0.0  # when etcd last showed an observer that its view is current
+        self._silent_since: float | None = None  # for an observer: when its view ceased to be current
         self._cause: BaseException | None = None
 
     # In and out
@@ -105,16 +108,24 @@ class Runner:
                 raise RegistrarError(f"this registrar is in the cluster already, as {self._view.node or 'an observer'}")
             fresh = self._session is None
             session = self._session or self._begin()
-            self._joining = asyncio.create_task(self._join(session, publication), name="ergo_registrar enter")
             try:
-                await self._joining
-            except BaseException as error:  # also cancelled: nothing may be left behind
+                await self.attend(self._join(session, publication))
+            except BaseException:  # also cancelled: nothing may be left behind
                 await finish(self._retreat(session, fresh))
-                if isinstance(error, asyncio.CancelledError) and not cancelled():
-                    raise TerminatedError("the registrar was closed while it was entering") from None
                 raise
-            finally:
-                self._joining = None
+
+    async def attend(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await what a caller asked for. Should the registrar end meanwhile, cancel it and raise `TerminatedError`."""
+        task = asyncio.create_task(work)
+        self._attended.add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if not cancelled():
+                self.refuse_ended()
+            raise
+        finally:
+            self._attended.discard(task)
 
     async def close(self) -> None:
         """Leave the cluster and end everything, within `close_timeout`. Cancelled, it goes on to its end."""
@@ -126,9 +137,7 @@ class Runner:
             await finish(self._leave(self._task))
 
     async def _leave(self, task: asyncio.Task[None]) -> None:
-        if self._joining is not None:  # it takes back what it claimed, for which it needs the connection
-            self._joining.cancel()
-            await asyncio.wait({self._joining})
+        await self._dismiss()  # first: one that is entering takes back what it claimed, over the connection
         self._leaving.set()
         await asyncio.wait({task})
 
@@ -179,12 +188,14 @@ class Runner:
         if self._session is None or self._session.registration is not None:
             return
         if proven:
-            self._proven = self._clock()
+            self._silent_since = None
             self._advance(Input.CLAIMED if self.state is State.LOST else Input.PROVEN)
-        elif self._clock() - self._proven < self._options.lease_ttl:
-            self._advance(Input.SILENT, reason)
-        elif self.state is not State.LOST:
-            self._advance(Input.EXPIRED, reason)
+            return
+        now = self._clock()
+        if self._silent_since is None:
+            self._silent_since = now
+        silent = now - self._silent_since
+        self._advance(Input.SILENT if silent < self._options.lease_ttl else Input.EXPIRED, reason)
 
     # The steps of entering
 
@@ -264,9 +275,18 @@ class Runner:
         finally:
             await finish(self._put_away(session))
 
+    async def _dismiss(self) -> None:
+        """Cancel every call under way, and wait until it has put away what it began."""
+        under_way = set(self._attended)
+        for call in under_way:
+            call.cancel()
+        if under_way:
+            await asyncio.wait(under_way)
+
     async def _put_away(self, session: _Session) -> None:
         self._session = None
         try:
+            await self._dismiss()
             if session.registration is not None:
                 timeout = self._options.close_timeout * _DEPART_SHARE
                 async with asyncio.timeout(timeout):

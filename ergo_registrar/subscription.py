@@ -31,6 +31,7 @@ class Subscription:
         self._types = types
         self._replay = deque(event for event in replay if self._wants(event))
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue(maxsize)  # None wakes a reader at the end
+        self._woken = False  # the queue holds a None
         self._missed = 0
         self._ended = False
         self._cause: BaseException | None = None
@@ -86,7 +87,7 @@ class Subscription:
 
     def qsize(self) -> int:
         """Return how many events wait to be read."""
-        return len(self._replay) + self._queue.qsize() + (self._missed > 0)
+        return len(self._replay) + self._queue.qsize() - self._woken + (self._missed > 0)
 
     def __repr__(self) -> str:
         names = ", ".join(t.__name__ for t in self._types) or "every event"
@@ -103,7 +104,9 @@ class Subscription:
                 self._raise_cause()
                 return None
             event = await self._queue.get()
-            if event is not None:
+            if event is None:
+                self._woken = False
+            else:
                 if self._missed or self._ended:
                     self._wake()  # other readers wait for what comes behind this event
                 return event
@@ -116,6 +119,7 @@ class Subscription:
             event = self._queue.get_nowait()
             if event is not None:
                 return event
+            self._woken = False
         if self._missed:
             missed, self._missed = EventsMissed(count=self._missed), 0
             return missed
@@ -139,6 +143,7 @@ class Subscription:
 
     def _wake(self) -> None:
         if self._queue.empty():  # someone may be waiting; with anything in it, nobody is
+            self._woken = True
             self._queue.put_nowait(None)
 
     def _raise_cause(self) -> None:

@@ -95,7 +95,7 @@ class View:
 
     async def reached(self, revision: int) -> None:
         """Return as soon as the routes as of `revision` went in. Needs a deadline of the caller's."""
-        while self.revision < revision:
+        while self.mirror.revision < revision:
             waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(waiting)
             await waiting

@@ -188,17 +188,18 @@ class Registration:
             marker = keys.leaving_key(self._options.cluster, self.node)
             try:
                 lease = await self._grant(_MARKER_TTL, timeout / 3)
-                put = transactions.Put(marker, b"", lease.id)
-                held, _ = await self._commit("leave", [self._is_ours(self._lease.id)], [put], timeout=timeout / 3)
+                put = transactions.Put(marker, b"", lease.id, prev_kv=True)
+                held, answers = await self._commit("leave", [self._is_ours(self._lease.id)], [put], timeout=timeout / 3)
                 if held:  # else the name has a successor, who does not leave
                     self._leases.discard(lease.id)
+                    self._leases.add(answers[0].response_put.prev_kv.lease)  # of the marker of an earlier life
             except RegistrarError as error:
                 _log.debug("no departure marker for %s: %s", self.node, error)
         await self.revoke(timeout / 3)
 
     async def revoke(self, timeout: float) -> None:
         """End every lease of ours in at most `timeout` seconds, as far as etcd can be reached."""
-        leases, self._leases, self._lease = self._leases, set(), None
+        leases, self._leases, self._lease = self._leases - {0}, set(), None
         self._held.clear()
         for lease in leases:
             await self._revoke(lease, timeout / len(leases))
@@ -267,6 +268,7 @@ class Registration:
                 if not isinstance(told, TakenError):
                     self._notify(Input.STOLEN, taken)
                     told = taken
+                await self.revoke(_REGAIN_TIMEOUT)  # our applications must not stand under someone else's name
             except RegistrarError as error:
                 _log.debug("%s is not back yet: %s", self.node, error)
             await self._sleep(pause)
