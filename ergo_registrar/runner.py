@@ -20,7 +20,7 @@ from ergo_registrar.core.session import Announcement, Input, State, advance
 from ergo_registrar.errors import ConnectionFailedError, RegistrarError, TerminatedError
 from ergo_registrar.etcd.connection import Connection
 from ergo_registrar.etcd.lease import Registration
-from ergo_registrar.etcd.shield import cancelled, finish
+from ergo_registrar.etcd.shield import finish, was_cancelled
 from ergo_registrar.etcd.watch import Watcher
 from ergo_registrar.events import RegistrarConnected, RegistrarDisconnected
 from ergo_registrar.options import Options
@@ -121,7 +121,7 @@ class Runner:
         try:
             return await task
         except asyncio.CancelledError:
-            if not cancelled():
+            if not await was_cancelled():
                 self.refuse_ended()
             raise
         finally:
@@ -137,8 +137,10 @@ class Runner:
             await finish(self._leave(self._task))
 
     async def _leave(self, task: asyncio.Task[None]) -> None:
-        await self._dismiss()  # first: one that is entering takes back what it claimed, over the connection
-        self._leaving.set()
+        await self._dismiss()
+        if not self._leaving.is_set():
+            async with self._entering:  # one that is entering takes back what it claimed, over the connection
+                self._leaving.set()
         await asyncio.wait({task})
 
     @property

@@ -54,7 +54,7 @@ class Client:
         self._port = int(port)
         self._options = options
         self._etcd: Any = aetcd.Client(self._host, self._port)
-        self._watch: Any = None
+        self._closed = False
 
     async def connect(self) -> None:
         """Make the channel and the stubs, and log in if need be. gRPC connects with the first call."""
@@ -74,13 +74,21 @@ class Client:
         etcd.clusterstub = rpc.ClusterStub(channel)
         etcd.leasestub = rpc.LeaseStub(channel)
         etcd.maintenancestub = rpc.MaintenanceStub(channel)
-        self._watch = rpc.WatchStub(channel)
+        etcd.watchstub = rpc.WatchStub(channel)  # aetcd has none to be used
         etcd._connected.set()  # what aetcd's own connect() does last
         await self.log_in()
 
     async def close(self) -> None:
         """Close the channel; what still runs on it is cancelled."""
+        self._closed = True
         await self._etcd.close()
+
+    @property
+    def _open(self) -> Any:
+        """The client of aetcd, which on its own would connect again, without TLS and login."""
+        if self._closed:
+            raise ConnectionError("the channel was closed")
+        return self._etcd
 
     @property
     def logs_in(self) -> bool:
@@ -98,7 +106,7 @@ class Client:
             return
         request = rpc.AuthenticateRequest(name=self._options.username, password=self._options.password)
         try:
-            answer = await self._etcd.auth_stub.Authenticate(request, metadata=(_WITH_LEADER,))
+            answer = await self._open.auth_stub.Authenticate(request, metadata=(_WITH_LEADER,))
         except grpc.aio.AioRpcError as error:
             if "authentication is not enabled" in (error.details() or ""):
                 return
@@ -107,7 +115,7 @@ class Client:
 
     async def get(self, key: bytes) -> Any:
         """Return an `aetcd.Get` with value, lease and revisions of a key, None if there is no such key."""
-        return await self._etcd.get(key)
+        return await self._open.get(key)
 
     async def grant(self, lease: int, ttl: int) -> int:
         """Grant a lease under an id of the caller's; return its seconds, which may be more than `ttl`.
@@ -115,32 +123,32 @@ class Client:
         The id is chosen here, so that a grant whose answer is lost can be repeated, and revoked.
         """
         try:
-            return int((await self._etcd.lease(ttl, lease)).ttl)
+            return int((await self._open.lease(ttl, lease)).ttl)
         except aetcd.DuplicateLeaseError:  # an earlier try did it
             return ttl
 
     async def revoke(self, lease: int) -> None:
         """End a lease, and delete what hangs on it."""
-        await self._etcd.revoke_lease(lease)
+        await self._open.revoke_lease(lease)
 
     async def remaining(self, lease: int) -> int:
         """Return the seconds a lease has left, -1 if it is gone."""
-        return int((await self._etcd.get_lease_info(lease, keys=False)).TTL)
+        return int((await self._open.get_lease_info(lease, keys=False)).TTL)
 
     async def member_status(self) -> Any:
         """Return the `StatusResponse` of this endpoint's member: cluster id, version, leader."""
-        return await self._etcd.maintenancestub.Status(rpc.StatusRequest(), metadata=self._etcd.metadata)
+        return await self._open.maintenancestub.Status(rpc.StatusRequest(), metadata=self._open.metadata)
 
     async def page(self, start: bytes, end: bytes, *, limit: int, revision: int) -> Any:
         """Return the `RangeResponse` of at most `limit` keys from `start` to before `end`, as of `revision`."""
         request = rpc.RangeRequest(key=start, range_end=end, limit=limit, revision=revision)
-        return await self._etcd.kvstub.Range(request, metadata=self._etcd.metadata)
+        return await self._open.kvstub.Range(request, metadata=self._open.metadata)
 
     async def commit(
         self, compare: Sequence[Any], success: Sequence[Any], failure: Sequence[Any] = ()
     ) -> tuple[bool, list[Any]]:
         """Run a transaction of aetcd's compares and operations; return whether they held, and the answers."""
-        succeeded, answers = await self._etcd.transaction(compare, list(success), list(failure))
+        succeeded, answers = await self._open.transaction(compare, list(success), list(failure))
         return bool(succeeded), list(answers)
 
     async def keep_alive(self, lease_id: int) -> int:
@@ -148,7 +156,7 @@ class Client:
 
         One request and one answer on a stream of its own, so that each has its own deadline and endpoint.
         """
-        call = self._etcd.leasestub.LeaseKeepAlive(metadata=self._etcd.metadata)
+        call = self._open.leasestub.LeaseKeepAlive(metadata=self._open.metadata)
         try:
             await call.write(rpc.LeaseKeepAliveRequest(ID=lease_id))
             answer = await call.read()
@@ -160,7 +168,7 @@ class Client:
 
     def watch_stream(self) -> Any:
         """Open the watch stream: a call with `write(WatchRequest)`, `read()` and `cancel()`."""
-        return self._watch.Watch(metadata=self._etcd.metadata)
+        return self._open.watchstub.Watch(metadata=self._open.metadata)
 
 
 def _ended(code: grpc.StatusCode, details: str | None) -> grpc.aio.AioRpcError:

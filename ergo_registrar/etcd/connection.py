@@ -18,7 +18,7 @@ import grpc
 
 from ergo_registrar.errors import ConnectionFailedError, RegistrarError
 from ergo_registrar.etcd.client import Client
-from ergo_registrar.etcd.shield import cancelled
+from ergo_registrar.etcd.shield import was_cancelled
 from ergo_registrar.options import Options
 from ergo_registrar.stats import Stats
 
@@ -138,7 +138,7 @@ class Connection:
                 if failed.verdict is not Verdict.ELSEWHERE:
                     raise _final(what, endpoint, failed) from failed.cause
                 tried[endpoint] = self.failures[endpoint] = failed.reason
-                await self.give_up(failed.client)
+                await self.give_up(failed.client, endpoint)
                 await asyncio.sleep(min(pause, max(0.0, ends - self._clock())))
         raise self._unreachable(what, total, tried)
 
@@ -148,9 +148,9 @@ class Connection:
         failed = _AttemptFailed(client, verdict, reason, error)
         if verdict is Verdict.ELSEWHERE:
             self.failures[client.endpoint] = reason
-            await self.give_up(client)
+            await self.give_up(client, client.endpoint)
         elif verdict is Verdict.LOG_IN:
-            await self.give_up(client)  # the next one logs in
+            await self.give_up(client, client.endpoint)  # the next one logs in
         return _final(what, client.endpoint, failed)
 
     async def close(self) -> None:
@@ -169,6 +169,8 @@ class Connection:
                 client = await self._connected()
                 if stale is not None:
                     async with self._login:
+                        if client is not self._client:
+                            raise ConnectionError("the connection was given up")
                         if client.token is stale:
                             await client.log_in()
                 token = client.token
@@ -178,7 +180,7 @@ class Connection:
         except (aetcd.ClientError, grpc.aio.AioRpcError, grpc.aio.BaseError, OSError) as error:
             raise _AttemptFailed(client, *_judge(error), error, token) from None
         except asyncio.CancelledError as error:
-            if cancelled():
+            if await was_cancelled():
                 raise
             raise _AttemptFailed(client, Verdict.ELSEWHERE, "the channel was closed", error) from None
         self.failures.pop(client.endpoint, None)
@@ -203,9 +205,12 @@ class Connection:
                 self._client = client
             return self._client
 
-    async def give_up(self, client: Client | None) -> None:
-        """Throw a client away, or the endpoint that none could be made for, and turn to the next endpoint."""
-        if client is self._client:
+    async def give_up(self, client: Client | None, endpoint: str) -> None:
+        """Throw a client away, or the endpoint that none could be made for, and turn to the next endpoint.
+
+        Of several calls that failed there, the first one turns.
+        """
+        if client is self._client and endpoint == self._options.endpoints[self._index]:
             self._client = None
             self._index = (self._index + 1) % len(self._options.endpoints)
             self._stats.connections_replaced += 1

@@ -5,14 +5,22 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 T = TypeVar("T")
 
 
-def cancelled() -> bool:
-    """Whether the current task was asked to end. Other things raise CancelledError too: a channel that closes."""
+async def was_cancelled() -> bool:
+    """Say, of a CancelledError just caught, whether the current task was asked to end.
+
+    A channel that closes under a call raises it as well: then False. And where an anyio scope asked, grpc.aio puts an
+    error of its own in the place of the scope's, which the scope would not know: then this raises the scope's.
+    """
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    if task is None or not task.cancelling():
+        return False
+    await anyio.lowlevel.checkpoint_if_cancelled()
+    return True
 
 
 async def finish(work: Coroutine[Any, Any, T]) -> T:

@@ -26,7 +26,7 @@ from ergo_registrar.core.records import Record
 from ergo_registrar.errors import ConnectionFailedError, RegistrarError
 from ergo_registrar.etcd.client import Client
 from ergo_registrar.etcd.connection import CompactedError, Connection, TooLargeError
-from ergo_registrar.etcd.shield import cancelled
+from ergo_registrar.etcd.shield import was_cancelled
 from ergo_registrar.stats import Stats
 
 _log = logging.getLogger(__name__)
@@ -223,7 +223,7 @@ class _Stream:
             if answer.compact_revision:
                 raise CompactedError(f"{where}: etcd keeps revisions from {answer.compact_revision} on")
             if self._client.logs_in:  # a token that etcd forgot looks like a missing permission: log in anew
-                await self._connection.give_up(self._client)
+                await self._connection.give_up(self._client, self._client.endpoint)
             raise WatchRefusedError(f"{where}: etcd refused it: {answer.cancel_reason or 'no reason given'}")
         return answer
 
@@ -233,7 +233,7 @@ class _Stream:
         except (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError) as error:
             raise await self._connection.failed(self._client, "watch", error) from error
         except asyncio.CancelledError as error:
-            if cancelled():
+            if await was_cancelled():
                 raise
             raise await self._connection.failed(self._client, "watch", error) from error
 
