@@ -6,7 +6,9 @@ expects ends the runner, and with it every subscription and call, with its cause
 """
 
 import asyncio
+import contextlib
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
@@ -70,6 +72,12 @@ class _Session:
         self.keeping: _Job | None = None
         self.watching: _Job | None = None
 
+    async def stop_keeping(self) -> None:
+        """End what keeps the session alive, if there is anything."""
+        keeping, self.keeping = self.keeping, None
+        if keeping is not None:
+            await keeping.end()
+
     async def stop_watching(self) -> None:
         """End the watch, if there is one."""
         watching, self.watching = self.watching, None
@@ -84,6 +92,7 @@ class Runner:
         self, options: Options, view: View, hub: Hub, stats: Stats, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.state: State = State.NEW
+        self._pid = os.getpid()
         self._options = options
         self._view = view
         self._hub = hub
@@ -95,7 +104,7 @@ class Runner:
         self._session: _Session | None = None
         self._leaving = asyncio.Event()
         self._suspects_changed = asyncio.Event()
-        self._silent_since: float | None = None  # for an observer: when its view ceased to be current
+        self._blind_since: float | None = None  # when the watch broke, None while it shows every change
         self._cause: BaseException | None = None
 
     # In and out
@@ -129,6 +138,7 @@ class Runner:
 
     async def close(self) -> None:
         """Leave the cluster and end everything, within `close_timeout`. Cancelled, it goes on to its end."""
+        self._refuse_fork()
         was = self.state
         self._advance(Input.CLOSE)
         if was is State.NEW or self._task is None:
@@ -157,11 +167,18 @@ class Runner:
         return self._session.connection.endpoint if self._session else ""
 
     def refuse_ended(self) -> None:
-        """Raise `TerminatedError` if the registrar is closed, or died."""
+        """Raise `TerminatedError` if the registrar is closed, or died, or is the copy that a fork made."""
+        self._refuse_fork()
         if self._cause is not None:
             raise TerminatedError(f"the registrar died of a bug: {self._cause!r}") from self._cause
         if self.state in (State.CLOSING, State.CLOSED):
             raise TerminatedError("the registrar is closed; make a new one to begin again")
+
+    def _refuse_fork(self) -> None:
+        if os.getpid() != self._pid:
+            raise TerminatedError(
+                "this is the copy that a fork made of a registrar: make a new one in the child process"
+            )
 
     def refuse_unread(self) -> None:
         """Raise unless the cluster was read, so that there is something to answer from."""
@@ -186,18 +203,29 @@ class Runner:
         self._suspects_changed.set()
 
     def current(self, proven: bool, reason: Exception | None) -> None:
-        """Take note whether the view is current. For an observer, who has no lease, this is the session."""
-        if self._session is None or self._session.registration is not None:
+        """Take note whether the watch shows every change. For an observer, who has no lease, this is the session."""
+        if self._session is None:
             return
         if proven:
-            self._silent_since = None
+            self._blind_since = None
+        elif self._blind_since is None:
+            self._blind_since = self._clock()
+        if self._session.registration is not None:
+            self._told(Input.PROVEN if proven else Input.SILENT, reason)
+        elif self._blind_since is None:
             self._advance(Input.CLAIMED if self.state is State.LOST else Input.PROVEN)
+        elif self._clock() - self._blind_since < self._options.lease_ttl:
+            self._advance(Input.SILENT, reason)
+        else:
+            self._advance(Input.EXPIRED, reason)
+
+    def _told(self, happened: Input, reason: Exception | None) -> None:
+        """Take note of what happened to a member, who is connected only while the lease and the watch both are."""
+        if happened is Input.PROVEN and self._blind_since is not None:
             return
-        now = self._clock()
-        if self._silent_since is None:
-            self._silent_since = now
-        silent = now - self._silent_since
-        self._advance(Input.SILENT if silent < self._options.lease_ttl else Input.EXPIRED, reason)
+        self._advance(happened, reason)
+        if happened is Input.CLAIMED and self._blind_since is not None:
+            self._advance(Input.SILENT, ConnectionFailedError("the watch is not back yet"))
 
     # The steps of entering
 
@@ -217,14 +245,17 @@ class Runner:
                 session.connection,
                 self._options,
                 publication,
-                self._advance,
+                self._told,
                 self._view.adopt,
                 self._stats,
                 clock=self._clock,
             )
             await registration.claim()
             session.registration = registration
+            await session.stop_keeping()
             session.keeping = _Job(session.tasks, registration.keep)  # reading the cluster may outlast the lease
+        else:
+            self._observe(session)
         await self._watch(session, None if publication is None else publication.node)
         self._advance(Input.ENTERED)
         if session.registration is not None and not session.registration.held:
@@ -242,16 +273,28 @@ class Runner:
             session.connection, self._view.aim(node), self, self._stats, timeout=self._options.request_timeout
         )
 
+    def _observe(self, session: _Session) -> None:
+        """Ask etcd for a sign of life now and then, as a member does for its lease, so that a hung one is found."""
+
+        async def listen() -> None:
+            while True:
+                await asyncio.sleep(self._options.lease_ttl / 3)
+                with contextlib.suppress(ConnectionFailedError):  # then the watch broke, too, and tells
+                    await session.connection.look(timeout=self._options.lease_ttl / 3)
+
+        session.keeping = _Job(session.tasks, listen)
+
     async def _retreat(self, session: _Session, fresh: bool) -> None:
         """Undo an `enter` that failed: be as before it. An observer reads everything anew."""
         if fresh and self._task is not None:
             self._leaving.set()
             await asyncio.wait({self._task})
         elif self._session is session:
-            registration, session.registration = session.registration, None
-            if registration is not None and session.keeping is not None:
-                await session.keeping.end()
-                await registration.depart(self._options.close_timeout)
+            await session.stop_keeping()
+            if session.registration is not None:
+                await session.registration.depart(self._options.close_timeout * _DEPART_SHARE)
+                session.registration = None
+            self._observe(session)
             await session.stop_watching()
             session.watching = _Job(session.tasks, self._watcher(session, None).run)
         if self._cause is None:
@@ -314,7 +357,8 @@ class Runner:
         transition = advance(self.state, happened)
         was, self.state = self.state, transition.state
         if was is not self.state:
-            _log.info("%s -> %s%s", was.value, self.state.value, f": {reason}" if reason else "")
+            level = logging.WARNING if self.state in (State.SUSPENDED, State.LOST) else logging.INFO
+            _log.log(level, "%s -> %s%s", was.value, self.state.value, f": {reason}" if reason else "")
             if self.state is State.CONNECTED:
                 self._view.mirror.resume(self._clock())
             elif was is State.CONNECTED:

@@ -57,7 +57,7 @@ class Client:
         self._closed = False
 
     async def connect(self) -> None:
-        """Make the channel and the stubs, and log in if need be. gRPC connects with the first call."""
+        """Make the channel and the stubs. gRPC connects with the first call."""
         target, settings = f"{self._host}:{self._port}", _settings(self._options)
         if self._options.secure:
             credentials, name = await _credentials(self._options, self._host, self._port)
@@ -76,7 +76,6 @@ class Client:
         etcd.maintenancestub = rpc.MaintenanceStub(channel)
         etcd.watchstub = rpc.WatchStub(channel)  # aetcd has none to be used
         etcd._connected.set()  # what aetcd's own connect() does last
-        await self.log_in()
 
     async def close(self) -> None:
         """Close the channel; what still runs on it is cancelled."""

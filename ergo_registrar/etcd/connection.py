@@ -7,6 +7,7 @@ package is guarded: it says in its compares what must hold before, and so does n
 """
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -24,6 +25,9 @@ from ergo_registrar.stats import Stats
 
 T = TypeVar("T")
 
+_log = logging.getLogger(__name__)
+
+_LOGIN_PAUSE = 30.0  # seconds before a refused login is tried again: each costs etcd a bcrypt, and may be one of many
 _PATIENCE = 2.0  # seconds for one attempt in the first round, doubled each round
 _ROUND_PAUSE = 0.05  # seconds between two rounds over all endpoints, doubled each round up to the next
 _ROUND_PAUSE_MOST = 0.5
@@ -31,6 +35,10 @@ _ROUND_PAUSE_MOST = 0.5
 
 class CompactedError(ConnectionFailedError):
     """The revision asked for is no longer kept: list again."""
+
+
+class BrokenError(ConnectionFailedError):
+    """An endpoint failed: the next one may do."""
 
 
 class TooLargeError(ConnectionFailedError):
@@ -97,6 +105,8 @@ class Connection:
         self._client: Client | None = None
         self._index = 0
         self._login = asyncio.Lock()
+        self._refusal: grpc.aio.AioRpcError | None = None  # etcd's last word on the login
+        self._refused_until = 0.0
         self._closed = False
         self._pid = os.getpid()
         self.failures: dict[str, str] = {}
@@ -109,7 +119,11 @@ class Connection:
 
     async def open(self) -> None:
         """Find an endpoint whose member has a leader, within `dial_timeout`. Raise `ConnectionFailedError`."""
-        await self.call("connect", _member_with_leader, timeout=self._options.dial_timeout)
+        await self.look(timeout=self._options.dial_timeout)
+
+    async def look(self, *, timeout: float) -> None:
+        """See whether etcd is there, and go where it is. Raise `ConnectionFailedError`."""
+        await self.call("connect", _member_with_leader, timeout=timeout)
 
     async def call(self, what: str, operation: Callable[[Client], Awaitable[T]], *, timeout: float | None = None) -> T:
         """Return what `operation` returns, tried on one endpoint after the other for at most `timeout` seconds.
@@ -172,7 +186,7 @@ class Connection:
                         if client is not self._client:
                             raise ConnectionError("the connection was given up")
                         if client.token is stale:
-                            await client.log_in()
+                            await self._log_in(client)
                 token = client.token
                 answer = await operation(client)
         except TimeoutError as error:
@@ -199,11 +213,25 @@ class Connection:
                 client = Client(self._options.endpoints[self._index], self._options)
                 try:
                     await client.connect()
+                    await self._log_in(client)
                 except BaseException:  # also cancelled: a channel nobody knows would be left behind
                     await client.close()
                     raise
                 self._client = client
             return self._client
+
+    async def _log_in(self, client: Client) -> None:
+        """Log in. What etcd refused it will refuse again, so it is asked again only after a while."""
+        if self._refusal is not None and self._clock() < self._refused_until:
+            raise self._refusal
+        self._refusal = None
+        try:
+            await client.log_in()
+        except grpc.aio.AioRpcError as error:
+            if _judge(error)[0] is Verdict.FINAL:
+                self._refusal, self._refused_until = error, self._clock() + _LOGIN_PAUSE
+                _log.error("etcd refuses the login of %r: %s", self._options.username, error.details())
+            raise
 
     async def give_up(self, client: Client | None, endpoint: str) -> None:
         """Throw a client away, or the endpoint that none could be made for, and turn to the next endpoint.
@@ -279,6 +307,7 @@ def _final(what: str, endpoint: str, failed: _AttemptFailed) -> ConnectionFailed
 
 
 _ERRORS: dict[Verdict, type[ConnectionFailedError]] = {
+    Verdict.ELSEWHERE: BrokenError,
     Verdict.COMPACTED: CompactedError,
     Verdict.TOO_LARGE: TooLargeError,
     Verdict.LEASE_GONE: LeaseGoneError,

@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 _OPERATIONS = 100  # in one transaction; etcd takes 128 (--max-txn-ops)
 _MARKER_TTL = 60  # seconds a departure marker stands: long enough for a process that reads the cluster anew
 _CLAIM_PAUSE = 0.2  # seconds between two looks at a taken name
+_MOST_LEASES = 16  # remembered; one that failed to carry anything is long over when that many came after it
 _MEND_PAUSE = 0.1  # seconds between two repairs
 _REGAIN_TIMEOUT = 2.0  # seconds for one call of a try to come back: a connection that hangs must not hold it up
 _RETRY_FIRST, _RETRY_MOST = 0.1, 1.0  # seconds between two tries for a lost session
@@ -95,7 +96,8 @@ class Registration:
         self._wanted = dict(publication.entries)
         self._strays: set[bytes] = set()
         self._lease: Lease | None = None
-        self._leases: set[int] = set()  # every lease of ours that may still live, the current one too
+        self._leases: dict[int, None] = {}  # every lease of ours that may still live, the newest last
+        self._granted: Lease | None = None  # the newest, whether or not it carries anything yet
         self._writing = asyncio.Lock()
         self._held = asyncio.Event()  # there is a lease, as far as we know
         self._woken = asyncio.Event()  # something of ours in etcd is not as it should be
@@ -191,18 +193,18 @@ class Registration:
                 put = transactions.Put(marker, b"", lease.id, prev_kv=True)
                 held, answers = await self._commit("leave", [self._is_ours(self._lease.id)], [put], timeout=timeout / 3)
                 if held:  # else the name has a successor, who does not leave
-                    self._leases.discard(lease.id)
-                    self._leases.add(answers[0].response_put.prev_kv.lease)  # of the marker of an earlier life
+                    self._leases.pop(lease.id)
+                    self._leases[answers[0].response_put.prev_kv.lease] = None  # of an earlier life's marker
             except RegistrarError as error:
                 _log.debug("no departure marker for %s: %s", self.node, error)
         await self.revoke(timeout / 3)
 
     async def revoke(self, timeout: float) -> None:
         """End every lease of ours in at most `timeout` seconds, as far as etcd can be reached."""
-        leases, self._leases, self._lease = self._leases - {0}, set(), None
+        leases, self._leases, self._lease, self._granted = self._leases, {}, None, None
+        leases.pop(0, None)
         self._held.clear()
-        for lease in leases:
-            await self._revoke(lease, timeout / len(leases))
+        await asyncio.gather(*(self._revoke(lease, timeout) for lease in reversed(leases)))
 
     # Holding
 
@@ -237,7 +239,7 @@ class Registration:
                 raise LeaseLostError(f"etcd did not answer for the {lease.ttl:g} s of the lease: {error}") from error
             raise
         if ttl <= 0:
-            self._leases.discard(lease.id)
+            self._leases.pop(lease.id, None)
             raise LeaseLostError("etcd says that the lease is over: it expired or was revoked")
         self._lease = Lease(lease.id, ttl, sent)
         self._stats.lease_renewals += 1
@@ -252,8 +254,9 @@ class Registration:
             self._stats.repairs += 1
         except LeaseGoneError as error:
             raise LeaseLostError("etcd does not know the lease any more") from error
-        except ConnectionFailedError:
+        except ConnectionFailedError as error:
             self._woken.set()
+            self._notify(Input.SILENT, error)  # others may not see us, until it is mended
             raise
 
     async def _regain(self, told: Exception) -> None:
@@ -281,7 +284,7 @@ class Registration:
         sent = self._clock()
         ttl = await self._keep_alive(lease)
         if ttl <= 0:
-            self._leases.discard(lease.id)
+            self._leases.pop(lease.id, None)
             return False
         async with self._writing:
             await self._put_all(lease, timeout=_REGAIN_TIMEOUT)
@@ -297,18 +300,21 @@ class Registration:
             holder = await self._connection.call("claim", lambda c: c.get(self._node_key), timeout=timeout)
             if holder is not None and holder.lease not in self._leases:
                 raise await self._taken(holder.lease)
-            before = set(self._leases)
-            lease = await self._grant(int(self._options.lease_ttl), timeout)
+            lease = self._granted
+            if lease is None or lease is self._lease or self._clock() > lease.proven + lease.ttl / 2:
+                lease = await self._grant(int(self._options.lease_ttl), timeout)
+                self._granted = lease  # for the next try, should this one fail
             self._claiming(self.node)
             try:
                 await self._put_all(lease, timeout=timeout)
             except TakenError:  # someone was faster; after any other error the keys may be under the new lease
+                self._granted = None
                 await self._revoke(lease.id)
                 raise
             self._lease = lease
             self._stats.claims += 1
             self._held.set()
-            for old in before:
+            for old in [each for each in self._leases if each != lease.id]:
                 await self._revoke(old)
 
     async def _put_all(self, lease: Lease, *, timeout: float | None = None) -> None:
@@ -342,22 +348,27 @@ class Registration:
     async def _change(self, key: bytes, value: bytes | None) -> int:
         """Put or delete one key of ours; return the revision of it."""
         timeout = self._options.request_timeout
+        ends = self._clock() + timeout
         try:
             async with asyncio.timeout(timeout):
                 await self._held.wait()
-                async with self._writing:
-                    return await self._change_now(key, value)
+                await self._writing.acquire()
         except TimeoutError:
             raise ConnectionFailedError(f"publish: {self.node} got no session within {timeout:g} s") from None
+        try:
+            return await self._change_now(key, value, ends - self._clock())
+        finally:
+            self._writing.release()
 
-    async def _change_now(self, key: bytes, value: bytes | None) -> int:
+    async def _change_now(self, key: bytes, value: bytes | None, timeout: float) -> int:
         if self._lease is None:
             raise ConnectionFailedError(f"publish: {self.node} has just lost its session")
         before = self._wanted.get(key)
         self._want(key, value)  # first, so that the watch, which may be faster than the answer, finds it right
         change = transactions.Delete(key) if value is None else transactions.Put(key, value, self._lease.id)
         try:
-            held, answers = await self._commit("publish", [self._is_ours(self._lease.id)], [change])
+            ours = [self._is_ours(self._lease.id)]
+            held, answers = await self._commit("publish", ours, [change], timeout=timeout)
             if not held:
                 raise ConnectionFailedError(f"publish: the name {self.node} is in other hands at the moment")
         except BaseException:  # also cancelled: it may have been written, and must be as it was
@@ -395,7 +406,9 @@ class Registration:
 
     async def _grant(self, ttl: int, timeout: float | None = None) -> Lease:
         lease = self._random.getrandbits(62) + 1
-        self._leases.add(lease)  # before it is asked for: when the answer is lost, there is still who revokes it
+        self._leases[lease] = None  # before it is asked for: when the answer is lost, there is still who revokes it
+        if len(self._leases) > _MOST_LEASES:
+            self._leases.pop(next(each for each in self._leases if self._lease is None or each != self._lease.id))
         sent = self._clock()
         granted = await self._connection.call("grant a lease", lambda c: c.grant(lease, ttl), timeout=timeout)
         return Lease(lease, float(granted), sent)
@@ -410,7 +423,7 @@ class Registration:
             return 0
 
     async def _revoke(self, lease: int, timeout: float | None = None) -> None:
-        self._leases.discard(lease)
+        self._leases.pop(lease, None)
         try:
             await self._connection.call("revoke", lambda client: client.revoke(lease), timeout=timeout)
         except RegistrarError as error:

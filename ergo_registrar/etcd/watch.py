@@ -12,7 +12,7 @@ from 1 up, and created one at a time, because a refusal carries the id -1 or 0; 
 import asyncio
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ from ergo_registrar.core.keys import prefix_end
 from ergo_registrar.core.records import Record
 from ergo_registrar.errors import ConnectionFailedError, RegistrarError
 from ergo_registrar.etcd.client import Client
-from ergo_registrar.etcd.connection import CompactedError, Connection, TooLargeError
+from ergo_registrar.etcd.connection import BrokenError, CompactedError, Connection, TooLargeError
 from ergo_registrar.etcd.shield import was_cancelled
 from ergo_registrar.stats import Stats
 
@@ -71,16 +71,23 @@ class Watcher:
         self._timeout = timeout  # seconds for etcd's word on each new watch
         self._random = rng or random.Random()  # jitter is no secret
         self._applied: dict[bytes, int] = {}  # prefix -> the last revision that was applied; empty: list first
+        self._history = (0, 0)  # the id of the etcd cluster that was read, and its raft term then
         self._stream: _Stream | None = None
         self._stats = stats
 
     async def start(self) -> None:
-        """Read everything and open the watches, once. Raise `ConnectionFailedError` where that cannot be done."""
-        while True:
+        """Read everything and open the watches. Raise `ConnectionFailedError` where that cannot be done in time."""
+        pauses = self._pauses()
+        ends = asyncio.get_running_loop().time() + self._timeout
+        while self._stream is None:
             try:
-                return await self._open()
+                await self._open()
             except CompactedError:  # between the reading and the watch
                 self._applied.clear()
+            except BrokenError:
+                if asyncio.get_running_loop().time() >= ends:
+                    raise
+                await asyncio.sleep(next(pauses))
 
     async def run(self) -> None:
         """Follow the watches, and get them back whenever they break. Ends by cancellation only, leaving no stream."""
@@ -117,7 +124,7 @@ class Watcher:
         try:
             for number, prefix in enumerate(self._prefixes, start=1):
                 header = await stream.create(number, prefix, self._applied[prefix] + 1, self._timeout)
-                await self._refuse_older(header.revision)
+                await self._refuse_other_history(header)
         except BaseException:  # also cancelled: the stream would be left behind
             stream.cancel()
             raise
@@ -125,14 +132,18 @@ class Watcher:
         self._stats.watch_streams += 1
         self._sink.current(True, None)
 
-    async def _refuse_older(self, revision: int) -> None:
-        """Raise `CompactedError` if etcd itself has fewer revisions than were seen here: a backup was restored.
+    async def _refuse_other_history(self, header: Any) -> None:
+        """Raise `CompactedError` if this is not the etcd that was read: a backup was restored, or another is there now.
 
-        A member that lags behind the others shows an older revision too, so it is asked for with a read that goes
-        through the leader.
+        Then the cluster's id is another one, or raft's term or the revision went back. A member that lags behind the
+        others shows an older revision too, so that is asked for with a read that goes through the leader.
         """
+        cluster, term = self._history
+        if header.cluster_id != cluster or header.raft_term < term:
+            raise CompactedError("this is another etcd, or one restored from a backup")
+        self._history = (cluster, header.raft_term)
         seen = max(self._applied.values())
-        if revision >= seen:
+        if header.revision >= seen:
             return
         start = self._prefixes[0]
         answer = await self._connection.call("look", lambda c: c.page(start, prefix_end(start), limit=1, revision=0))
@@ -143,11 +154,12 @@ class Watcher:
         """Read every prefix at one revision; start again if that is compacted meanwhile."""
         while True:
             try:
-                revision, found = await read_prefixes(self._connection, self._prefixes)
+                revision, history, found = await read_prefixes(self._connection, self._prefixes)
             except CompactedError:
                 continue
             break
         self._stats.listings += 1
+        self._history = history
         self._sink.listed(revision, found)
         self._applied = dict.fromkeys(self._prefixes, revision)
 
@@ -166,7 +178,7 @@ class Watcher:
                 self._applied[prefix] = max(self._applied[prefix], revision)
             self._sink.current(True, None)
 
-    def _pauses(self) -> Any:
+    def _pauses(self) -> Iterator[float]:
         return delays(self._random, first=_RETRY_FIRST, most=_RETRY_MOST)
 
 
@@ -250,12 +262,16 @@ async def _watch_stream(client: Client) -> tuple[Client, Any]:
     return client, client.watch_stream()
 
 
-async def read_prefixes(connection: Connection, prefixes: Iterable[bytes]) -> tuple[int, dict[bytes, list[Record]]]:
-    """Return a revision, and what stood under each prefix at it, read in pages.
+async def read_prefixes(
+    connection: Connection, prefixes: Iterable[bytes]
+) -> tuple[int, tuple[int, int], dict[bytes, list[Record]]]:
+    """Return a revision, whose it is (cluster id and raft term), and what stood under each prefix at it.
+
+    It is read in pages.
 
     Raises `CompactedError` if the revision was compacted while reading, and `ConnectionFailedError`.
     """
-    revision, limit = 0, _PAGE
+    revision, limit, history = 0, _PAGE, (0, 0)
     found: dict[bytes, list[Record]] = {}
     for prefix in prefixes:
         records = found[prefix] = []
@@ -268,12 +284,13 @@ async def read_prefixes(connection: Connection, prefixes: Iterable[bytes]) -> tu
                     raise
                 limit = max(1, limit // 4)
                 continue
-            revision = revision or page.header.revision
+            if revision == 0:
+                revision, history = page.header.revision, (page.header.cluster_id, page.header.raft_term)
             records.extend(Record(kv.key, kv.value, kv.create_revision, kv.mod_revision, kv.lease) for kv in page.kvs)
             more = page.more
             if more:
                 start = page.kvs[-1].key + b"\0"
-    return revision, found
+    return revision, history, found
 
 
 async def _page(connection: Connection, prefix: bytes, start: bytes, end: bytes, limit: int, revision: int) -> Any:
