@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -79,6 +80,8 @@ class Options:
             raise ValidationError("tls", self.tls, "must be a TLS or None")
         if not isinstance(self.insecure_skip_verify, bool):
             raise ValidationError("insecure_skip_verify", self.insecure_skip_verify, "must be True or False")
+        if self.insecure_skip_verify:
+            warnings.warn("insecure_skip_verify: whoever answers first is trusted to be etcd", stacklevel=3)
         for field, least in _LEAST_SECONDS.items():
             _check_seconds(field, getattr(self, field), least)
         if self.lease_ttl != int(self.lease_ttl):

@@ -1,6 +1,7 @@
 """The facade: a process joins a cluster, and from then on knows who else is there."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Protocol, Self
@@ -227,9 +228,8 @@ class Registrar:
 
     async def _change(self, change: Callable[[], Awaitable[int]]) -> None:
         """Make a change, and wait until it is known here too; it stands in etcd, so a slow watch is no error."""
+        ends = asyncio.get_running_loop().time() + self._options.request_timeout
         revision = await change()
-        try:
-            async with asyncio.timeout(self._options.request_timeout):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(ends if self.state is State.CONNECTED else 0):
                 await self._view.reached(revision)
-        except TimeoutError:
-            pass

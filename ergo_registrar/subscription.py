@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakSet
 
 from ergo_registrar.errors import TerminatedError, ValidationError
 from ergo_registrar.events import Event, EventsMissed
@@ -155,7 +156,7 @@ class Hub:
     """Hands every event to every subscription that wants it."""
 
     def __init__(self, stats: Stats) -> None:
-        self._subscriptions: set[Subscription] = set()
+        self._subscriptions: WeakSet[Subscription] = WeakSet()  # one that nobody holds any more goes by itself
         self._stats = stats
 
     def subscribe(self, types: Sequence[Any], maxsize: object, replay: Iterable[Event] = ()) -> Subscription:

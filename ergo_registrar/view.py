@@ -44,7 +44,7 @@ class View:
         self._levels: dict[bytes, ConfigLevel] = {}
         self._balances: dict[tuple[str, bool], WeightedRoundRobin] = {}
         self._logged: set[bytes] = set()
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: set[asyncio.Future[None]] = set()
         self.aim(None)
 
     def adopt(self, node: str | None) -> None:
@@ -97,14 +97,16 @@ class View:
         """Return as soon as the routes as of `revision` went in. Needs a deadline of the caller's."""
         while self.mirror.revision < revision:
             waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiting)
-            await waiting
+            self._waiting.add(waiting)
+            try:
+                await waiting
+            finally:
+                self._waiting.discard(waiting)
 
     def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            if not each.done():
-                each.set_result(None)
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
 
     def state_events(self) -> list[Event]:
         """Return the state as the events that would lead to it."""

@@ -143,8 +143,8 @@ TRANSITIONS: dict[State, dict[Input, Transition]] = {
         Input.ENDED: _CLOSED,
         Input.CRASHED: _FAILED,
     },
-    State.CLOSED: dict.fromkeys((Input.CLOSE, Input.REFUSED), _CLOSED),
-    State.FAILED: dict.fromkeys((Input.CLOSE, Input.REFUSED), _FAILED),
+    State.CLOSED: dict.fromkeys((*_FROM_ETCD, Input.ENTERED, Input.REFUSED, Input.CLOSE), _CLOSED),
+    State.FAILED: dict.fromkeys((*_FROM_ETCD, Input.ENTERED, Input.REFUSED, Input.CLOSE), _FAILED),
 }
 
 

@@ -7,7 +7,6 @@ aetcd are touched in this file only.
 
 import socket
 import ssl
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -190,6 +189,7 @@ def _settings(options: Options) -> dict[str, Any]:
         "grpc.http2.ping_timeout_ms": 3000,
         "grpc.http2.max_pings_without_data": 0,
         "grpc.use_local_subchannel_pool": 1,
+        "grpc.enable_http_proxy": 0,
         "grpc.max_receive_message_length": MESSAGE_LIMIT,
         "grpc.max_send_message_length": MESSAGE_LIMIT,
     }
@@ -201,10 +201,7 @@ async def _credentials(options: Options, host: str, port: int) -> tuple[grpc.Cha
     ca, cert, key = await _pem("ca", tls.ca), await _pem("cert", tls.cert), await _pem("key", tls.key)
     name = tls.server_name
     if options.insecure_skip_verify:
-        warnings.warn(
-            f"insecure_skip_verify: whoever answers first at {host}:{port} is trusted to be etcd", stacklevel=2
-        )
-        ca, name = await anyio.to_thread.run_sync(_pinned, host, port, tls, abandon_on_cancel=True)
+        ca, name = await anyio.to_thread.run_sync(_pinned, host.strip("[]"), port, tls, abandon_on_cancel=True)
     return grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=cert), name
 
 

@@ -208,17 +208,21 @@ class Connection:
             return self._client
         async with self._login:
             if self._client is None:
-                if self._closed:
-                    raise ConnectionFailedError("the connection to etcd is closed")
+                self._refuse_closed()
                 client = Client(self._options.endpoints[self._index], self._options)
                 try:
                     await client.connect()
                     await self._log_in(client)
+                    self._refuse_closed()
                 except BaseException:  # also cancelled: a channel nobody knows would be left behind
                     await client.close()
                     raise
                 self._client = client
             return self._client
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise ConnectionFailedError("the connection to etcd is closed")
 
     async def _log_in(self, client: Client) -> None:
         """Log in. What etcd refused it will refuse again, so it is asked again only after a while."""

@@ -249,9 +249,11 @@ class Registration:
         """Put back what was deleted or changed by someone else, and delete what should not be there."""
         self._woken.clear()
         try:
-            async with self._writing:
-                await self._put_all(lease, timeout=lease.ttl / 3)
+            async with asyncio.timeout(lease.ttl / 3), self._writing:  # the lease must not wait for a stuck write
+                await self._put_all(lease)
             self._stats.repairs += 1
+        except TimeoutError:
+            self._woken.set()
         except LeaseGoneError as error:
             raise LeaseLostError("etcd does not know the lease any more") from error
         except ConnectionFailedError as error:
