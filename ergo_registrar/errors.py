@@ -3,6 +3,8 @@
 `RegistrarError` is the base of all. Each message says what was wrong, where, and what would be right.
 """
 
+from typing import Self
+
 __all__ = [
     "ConnectionFailedError",
     "DecodeError",
@@ -31,6 +33,9 @@ class ValidationError(RegistrarError, ValueError):
         self.field = field
         self.value = value
         self.rule = rule
+
+    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
+        return type(self), (self.field, self.value, self.rule)
 
 
 class DecodeError(RegistrarError):
@@ -68,6 +73,9 @@ class TakenError(RegistrarError):
         self.node = node
         self.cluster = cluster
         self.remaining_ttl = remaining_ttl
+
+    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
+        return type(self), (self.node, self.cluster, self.remaining_ttl)
 
 
 class NoRouteError(RegistrarError, LookupError):

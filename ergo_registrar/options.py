@@ -142,7 +142,7 @@ _LEAST_SECONDS = {  # seconds; None: more than zero
 _MOST_SECONDS = 1_000_000.0  # gRPC counts milliseconds in 32 bits; nobody waits longer than that
 
 
-_HOST = re.compile(r"[^\s/\x00-\x1f\ud800-\udfff]+")
+_ENDPOINT = re.compile(r"(?:https?://)?(?:\[[0-9a-fA-F:.%]+\]|[^\s/,:@\[\]\x00-\x1f\ud800-\udfff]+):([0-9]{1,5})")
 
 
 def _check_seconds(field: str, value: object, least: float | None) -> None:
@@ -160,11 +160,10 @@ def _checked_endpoints(endpoints: object) -> tuple[str, ...]:
     for endpoint in endpoints:
         if not isinstance(endpoint, str):
             raise ValidationError("endpoints", endpoint, rule)
-        host, colon, port = endpoint.removeprefix("https://").removeprefix("http://").rpartition(":")
-        port_is_one = port.isascii() and port.isdigit() and 0 < int(port) <= 65535
-        if "@" in host:
+        if "@" in endpoint:
             raise ValidationError("endpoints", "(hidden)", f"{rule}; a login goes into username and password")
-        if not colon or not _HOST.fullmatch(host) or not port_is_one:
+        match = _ENDPOINT.fullmatch(endpoint)
+        if match is None or not 0 < int(match[1]) <= 65535:
             raise ValidationError("endpoints", endpoint, rule)
     if len({endpoint.startswith("https://") for endpoint in endpoints}) > 1:
         raise ValidationError("endpoints", endpoints, "must all be https:// or none")

@@ -104,6 +104,7 @@ class Runner:
         self._session: _Session | None = None
         self._leaving = asyncio.Event()
         self._suspects_changed = asyncio.Event()
+        self._lease_silent = False
         self._blind_since: float | None = None  # when the watch broke, None while it shows every change
         self._cause: BaseException | None = None
 
@@ -211,7 +212,8 @@ class Runner:
         elif self._blind_since is None:
             self._blind_since = self._clock()
         if self._session.registration is not None:
-            self._told(Input.PROVEN if proven else Input.SILENT, reason)
+            if not proven or not self._lease_silent:
+                self._advance(Input.PROVEN if proven else Input.SILENT, reason)
         elif self._blind_since is None:
             self._advance(Input.CLAIMED if self.state is State.LOST else Input.PROVEN)
         elif self._clock() - self._blind_since < self._options.lease_ttl:
@@ -221,6 +223,7 @@ class Runner:
 
     def _told(self, happened: Input, reason: Exception | None) -> None:
         """Take note of what happened to a member, who is connected only while the lease and the watch both are."""
+        self._lease_silent = happened is Input.SILENT
         if happened is Input.PROVEN and self._blind_since is not None:
             return
         self._advance(happened, reason)

@@ -1,13 +1,15 @@
 """What a process publishes, as the keys and values that stand in etcd. Pure, checked before anything is sent."""
 
 from collections.abc import Iterable
-from typing import Self
+from typing import Self, TypeVar
 
 import msgspec
 
 from ergo_registrar.core import edf, keys
 from ergo_registrar.errors import ValidationError
 from ergo_registrar.routes import ApplicationRoute, ApplicationRouteLayout, Route
+
+T = TypeVar("T")
 
 MOST_BYTES = 1_000_000
 """What one transaction carries: etcd takes requests of 1.5 MiB (--max-request-bytes)."""
@@ -31,11 +33,11 @@ class Publication(msgspec.Struct, frozen=True):
     ) -> Self:
         """Return the publication of `node`. Raise `ValidationError`, naming what breaks a rule."""
         node_key = keys.node_key(cluster, keys.check_node_name("node", node))
-        entries = {node_key: edf.encode_routes(list(routes))}
+        entries = {node_key: edf.encode_routes(_listed("routes", routes, "Route"))}
         if len(entries[node_key]) > MOST_BYTES:
             size = f"{len(entries[node_key])} bytes"
             raise ValidationError("routes", size, f"must fit, encoded, into {MOST_BYTES} bytes")
-        for route in applications:
+        for route in _listed("applications", applications, "ApplicationRoute"):
             key, value = application_entry(cluster, layout, node, route)
             if key in entries:
                 raise ValidationError("applications", route.name, "must name each application once")
@@ -56,3 +58,10 @@ def application_entry(
     if len(value) > MOST_BYTES:
         raise ValidationError("application.tags", f"{len(value)} bytes", f"must fit, encoded, into {MOST_BYTES} bytes")
     return keys.application_key(cluster, route.name, node), value
+
+
+def _listed(field: str, given: Iterable[T], kind: str) -> list[T]:
+    try:
+        return list(given)
+    except TypeError:
+        raise ValidationError(field, given, f"must be a list or tuple of {kind}") from None

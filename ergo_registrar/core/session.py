@@ -119,7 +119,7 @@ TRANSITIONS: dict[State, dict[Input, Transition]] = {
     State.SUSPENDED: {
         Input.ENTERED: _GAINED,
         Input.REFUSED: _SUSPENDED,
-        Input.CLAIMED: _GAINED,
+        Input.CLAIMED: _CONNECTED,
         Input.PROVEN: _CONNECTED,
         Input.SILENT: _SUSPENDED,
         Input.EXPIRED: _LOST,

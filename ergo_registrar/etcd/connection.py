@@ -227,7 +227,7 @@ class Connection:
     async def _log_in(self, client: Client) -> None:
         """Log in. What etcd refused it will refuse again, so it is asked again only after a while."""
         if self._refusal is not None and self._clock() < self._refused_until:
-            raise self._refusal
+            raise self._refusal.with_traceback(None)
         self._refusal = None
         try:
             await client.log_in()
@@ -242,7 +242,7 @@ class Connection:
 
         Of several calls that failed there, the first one turns.
         """
-        if client is self._client and endpoint == self._options.endpoints[self._index]:
+        if client is self._client and (client or endpoint == self._options.endpoints[self._index]):
             self._client = None
             self._index = (self._index + 1) % len(self._options.endpoints)
             self._stats.connections_replaced += 1

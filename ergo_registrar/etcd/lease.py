@@ -97,7 +97,8 @@ class Registration:
         self._strays: set[bytes] = set()
         self._lease: Lease | None = None
         self._leases: dict[int, None] = {}  # every lease of ours that may still live, the newest last
-        self._granted: Lease | None = None  # the newest, whether or not it carries anything yet
+        self._granted: Lease | None = None  # one that was to carry everything, and does not yet
+        self._broken = False  # something of ours was found wrong, and could not be mended
         self._writing = asyncio.Lock()
         self._held = asyncio.Event()  # there is a lease, as far as we know
         self._woken = asyncio.Event()  # something of ours in etcd is not as it should be
@@ -243,7 +244,8 @@ class Registration:
             raise LeaseLostError("etcd says that the lease is over: it expired or was revoked")
         self._lease = Lease(lease.id, ttl, sent)
         self._stats.lease_renewals += 1
-        self._notify(Input.PROVEN, None)
+        if not self._broken:
+            self._notify(Input.PROVEN, None)
 
     async def _mend(self, lease: Lease) -> None:
         """Put back what was deleted or changed by someone else, and delete what should not be there."""
@@ -252,17 +254,21 @@ class Registration:
             async with asyncio.timeout(lease.ttl / 3), self._writing:  # the lease must not wait for a stuck write
                 await self._put_all(lease)
             self._stats.repairs += 1
+            self._broken = False
+            self._notify(Input.PROVEN, None)
         except TimeoutError:
             self._woken.set()
         except LeaseGoneError as error:
             raise LeaseLostError("etcd does not know the lease any more") from error
         except ConnectionFailedError as error:
             self._woken.set()
+            self._broken = True
             self._notify(Input.SILENT, error)  # others may not see us, until it is mended
             raise
 
     async def _regain(self, told: Exception) -> None:
         """Try for the session again until it is there. A name in other hands is told once."""
+        self._broken = False
         for pause in self._pauses():
             self._woken.clear()
             try:
@@ -302,18 +308,17 @@ class Registration:
             holder = await self._connection.call("claim", lambda c: c.get(self._node_key), timeout=timeout)
             if holder is not None and holder.lease not in self._leases:
                 raise await self._taken(holder.lease)
-            lease = self._granted
-            if lease is None or lease is self._lease or self._clock() > lease.proven + lease.ttl / 2:
+            lease, self._granted = self._granted, None
+            if lease is None or lease.id not in self._leases or self._clock() > lease.proven + lease.ttl / 2:
                 lease = await self._grant(int(self._options.lease_ttl), timeout)
-                self._granted = lease  # for the next try, should this one fail
+            self._granted = lease  # for the next try, should this one fail
             self._claiming(self.node)
             try:
                 await self._put_all(lease, timeout=timeout)
             except TakenError:  # someone was faster; after any other error the keys may be under the new lease
-                self._granted = None
                 await self._revoke(lease.id)
                 raise
-            self._lease = lease
+            self._lease, self._granted = lease, None
             self._stats.claims += 1
             self._held.set()
             for old in [each for each in self._leases if each != lease.id]:
