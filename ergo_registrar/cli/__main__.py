@@ -1,0 +1,7 @@
+"""`python -m ergo_registrar.cli` is `ergo-registrar`."""
+
+import sys
+
+from ergo_registrar.cli import main
+
+sys.exit(main())

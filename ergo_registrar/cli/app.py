@@ -1,0 +1,42 @@
+"""The commands of `ergo-registrar`, each in a module of its own, and what they have in common."""
+
+from typing import Annotated
+
+import typer
+
+from ergo_registrar import Registrar
+from ergo_registrar.cli.demo import demo
+from ergo_registrar.cli.etcd import etcd
+
+_EPILOG = (
+    "Exit codes: 0 done; 1 it failed, and standard error says why; 2 a wrong command, option or value; "
+    "130 ended by Ctrl-C; 143 ended by SIGTERM. A command that runs until it is stopped ends with 0 then."
+)
+
+app = typer.Typer(
+    help="A service registrar on etcd, for clusters of Ergo nodes and Python services.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",  # paragraphs flow
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print("ergo-registrar", Registrar().version().release)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """What may stand in front of a command."""
+
+
+app.command()(demo)
+app.command()(etcd)
