@@ -13,7 +13,7 @@ _EPILOG = (
     "130 ended by Ctrl-C; 143 ended by SIGTERM. A command that runs until it is stopped ends with 0 then."
 )
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     help="A service registrar on etcd, for clusters of Ergo nodes and Python services.",
     epilog=_EPILOG,
     no_args_is_help=True,

@@ -34,7 +34,7 @@ class Node:
         assert process.stdin is not None
         assert process.stdout is not None
         self.setup = setup
-        self.pid = process.pid
+        self.pid: int = process.pid
         self._process = process
         self._log = log
         self._requests = process.stdin

@@ -5,8 +5,8 @@ Both are as wide as the terminal (or COLUMNS, or 80), and without colours where 
 
 from rich.console import Console
 
-console = Console(highlight=False)
-errors = Console(highlight=False, stderr=True)
+console: Console = Console(highlight=False)
+errors: Console = Console(highlight=False, stderr=True)
 
 
 def complain(message: str) -> None:

@@ -157,11 +157,13 @@ def advance(state: State, happened: Input) -> Transition:
 
 
 def diagram() -> str:
-    """Return the table as a Mermaid state diagram, for the docs."""
+    """Return the table as a Mermaid state diagram, for the docs: every arrow that leads elsewhere, or is told of."""
     lines = ["stateDiagram-v2", "    [*] --> new"]
     for state, row in TRANSITIONS.items():
         arrows: dict[State, list[str]] = {}
         for happened, transition in row.items():
+            if transition == Transition(state):
+                continue  # nothing happens, and nobody is told
             told = "" if transition.announce is Announcement.NOTHING else f" / {transition.announce.value}"
             arrows.setdefault(transition.state, []).append(happened.value + told)
         lines += [f"    {state.value} --> {target.value}: {', '.join(labels)}" for target, labels in arrows.items()]

@@ -38,7 +38,7 @@ class CompactedError(ConnectionFailedError):
 
 
 class BrokenError(ConnectionFailedError):
-    """An endpoint failed: the next one may do."""
+    """etcd could not be asked, so nobody knows what it would have said, or did. Another time, or endpoint, may do."""
 
 
 class TooLargeError(ConnectionFailedError):
@@ -90,7 +90,7 @@ _BY_CODE: dict[grpc.StatusCode, Verdict] = {
 _HINTS: tuple[tuple[str, str], ...] = (
     ("user name is empty", "etcd wants a login: set username and password"),
     ("authentication failed", "wrong username or password"),
-    ("permission denied", "this user lacks a permission; docs/reference/etcd.md lists the role a member needs"),
+    ("permission denied", "this user lacks a permission; docs/reference/keys.md lists the role a member needs"),
     ("database space exceeded", "etcd is out of space: compact, defragment and disarm its NOSPACE alarm"),
 )
 
@@ -249,9 +249,9 @@ class Connection:
         if client is not None:
             await client.close()
 
-    def _unreachable(self, what: str, total: float, tried: dict[str, str]) -> ConnectionFailedError:
+    def _unreachable(self, what: str, total: float, tried: dict[str, str]) -> BrokenError:
         each = "; ".join(f"{endpoint}: {reason}" for endpoint, reason in tried.items()) or "no endpoint was tried"
-        return ConnectionFailedError(f"{what}: etcd could not be reached within {total:g} s ({each})", tried)
+        return BrokenError(f"{what}: etcd could not be reached within {total:g} s ({each})", tried)
 
 
 class _AttemptFailed(Exception):

@@ -27,7 +27,7 @@ from ergo_registrar.core.registration import MOST_BYTES, Publication, applicatio
 from ergo_registrar.core.session import Input
 from ergo_registrar.errors import ConnectionFailedError, RegistrarError, TakenError
 from ergo_registrar.etcd.client import hangs_on, is_absent
-from ergo_registrar.etcd.connection import Connection, LeaseGoneError
+from ergo_registrar.etcd.connection import BrokenError, Connection, LeaseGoneError
 from ergo_registrar.etcd.shield import finish
 from ergo_registrar.options import Options
 from ergo_registrar.routes import ApplicationRoute
@@ -378,11 +378,11 @@ class Registration:
             held, answers = await self._commit("publish", ours, [change], timeout=timeout)
             if not held:
                 raise ConnectionFailedError(f"publish: the name {self.node} is in other hands at the moment")
-        except BaseException:  # also cancelled: it may have been written, and must be as it was
+        except BaseException as error:  # also cancelled
             self._want(key, before)
-            if before is None:
-                self._strays.add(key)
-            self._woken.set()
+            if isinstance(error, BrokenError) or not isinstance(error, ConnectionFailedError):
+                self._strays.add(key)  # it may have been written, and must be as it was
+                self._woken.set()
             raise
         answer = answers[0].response_delete_range if value is None else answers[0].response_put
         return int(answer.header.revision)
