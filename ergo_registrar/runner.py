@@ -242,7 +242,7 @@ class Runner:
 
     async def _join(self, session: _Session, publication: Publication | None) -> None:
         await session.began.wait()
-        await session.connection.open()
+        await session.connection.look(timeout=self._options.dial_timeout)
         if publication is not None:
             registration = Registration(
                 session.connection,

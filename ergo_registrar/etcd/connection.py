@@ -8,7 +8,6 @@ package is guarded: it says in its compares what must hold before, and so does n
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from enum import Enum
@@ -17,7 +16,7 @@ from typing import TypeVar
 import aetcd
 import grpc
 
-from ergo_registrar.errors import ConnectionFailedError, RegistrarError
+from ergo_registrar.errors import ConnectionFailedError
 from ergo_registrar.etcd.client import Client
 from ergo_registrar.etcd.shield import was_cancelled
 from ergo_registrar.options import Options
@@ -108,21 +107,14 @@ class Connection:
         self._refusal: grpc.aio.AioRpcError | None = None  # etcd's last word on the login
         self._refused_until = 0.0
         self._closed = False
-        self._pid = os.getpid()
-        self.failures: dict[str, str] = {}
-        """Why each endpoint failed when it last did, until it answers again."""
 
     @property
     def endpoint(self) -> str:
         """The endpoint in use, empty while there is none."""
         return self._client.endpoint if self._client else ""
 
-    async def open(self) -> None:
-        """Find an endpoint whose member has a leader, within `dial_timeout`. Raise `ConnectionFailedError`."""
-        await self.look(timeout=self._options.dial_timeout)
-
     async def look(self, *, timeout: float) -> None:
-        """See whether etcd is there, and go where it is. Raise `ConnectionFailedError`."""
+        """Go to an endpoint whose member answers and has a leader. Raise `ConnectionFailedError`."""
         await self.call("connect", _member_with_leader, timeout=timeout)
 
     async def call(self, what: str, operation: Callable[[Client], Awaitable[T]], *, timeout: float | None = None) -> T:
@@ -151,7 +143,7 @@ class Connection:
                     continue
                 if failed.verdict is not Verdict.ELSEWHERE:
                     raise _final(what, endpoint, failed) from failed.cause
-                tried[endpoint] = self.failures[endpoint] = failed.reason
+                tried[endpoint] = failed.reason
                 await self.give_up(failed.client, endpoint)
                 await asyncio.sleep(min(pause, max(0.0, ends - self._clock())))
         raise self._unreachable(what, total, tried)
@@ -160,11 +152,8 @@ class Connection:
         """Translate the error of a stream of `client`; if its endpoint is to blame, give that endpoint up."""
         verdict, reason = _judge(error)
         failed = _AttemptFailed(client, verdict, reason, error)
-        if verdict is Verdict.ELSEWHERE:
-            self.failures[client.endpoint] = reason
+        if verdict in (Verdict.ELSEWHERE, Verdict.LOG_IN):  # the next client logs in
             await self.give_up(client, client.endpoint)
-        elif verdict is Verdict.LOG_IN:
-            await self.give_up(client, client.endpoint)  # the next one logs in
         return _final(what, client.endpoint, failed)
 
     async def close(self) -> None:
@@ -188,7 +177,7 @@ class Connection:
                         if client.token is stale:
                             await self._log_in(client)
                 token = client.token
-                answer = await operation(client)
+                return await operation(client)
         except TimeoutError as error:
             raise _AttemptFailed(client, Verdict.ELSEWHERE, f"no answer within {seconds:.3g} s", error) from None
         except (aetcd.ClientError, grpc.aio.AioRpcError, grpc.aio.BaseError, OSError) as error:
@@ -197,13 +186,9 @@ class Connection:
             if await was_cancelled():
                 raise
             raise _AttemptFailed(client, Verdict.ELSEWHERE, "the channel was closed", error) from None
-        self.failures.pop(client.endpoint, None)
-        return answer
 
     async def _connected(self) -> Client:
         """Return the current client, made and logged in if need be; one caller does it, the others wait."""
-        if os.getpid() != self._pid:
-            raise RegistrarError("this registrar was made before a fork: make a new one in the child process")
         if self._client is not None:
             return self._client
         async with self._login:
