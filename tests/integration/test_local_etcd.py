@@ -167,7 +167,7 @@ def free_port() -> int:
 )
 def test_wrong_options_are_refused_before_anything_starts(given: dict[str, int], field: str) -> None:
     with pytest.raises(ValidationError) as raised:
-        LocalEtcd(**given)  # type: ignore[arg-type]
+        LocalEtcd(**given)  # type: ignore[arg-type]  # wrong on purpose
     assert raised.value.field == field
 
 

@@ -104,11 +104,11 @@ class Model:
         for key, thing in filter(None, map(decoded, keys.values())):
             match key:
                 case NodeKey(node=node):
-                    seen.nodes[node] = thing  # type: ignore[assignment]
+                    seen.nodes[node] = thing  # type: ignore[assignment]  # its key says what it is
                 case ApplicationKey(name=name, node=node):
-                    seen.applications[name, node] = thing  # type: ignore[assignment]
+                    seen.applications[name, node] = thing  # type: ignore[assignment]  # its key says what it is
                 case LeavingKey(node=node):
-                    seen.markers[node] = thing  # type: ignore[assignment]
+                    seen.markers[node] = thing  # type: ignore[assignment]  # its key says what it is
         before = next((past for past in reversed(self.history) if isinstance(past, Seen)), None)
         heard_before = {} if listed or before is None else before.markers
         seen.fresh_markers = {node for node, marked in seen.markers.items() if heard_before.get(node) != marked}
