@@ -142,7 +142,9 @@ class Connection:
                     stale = failed.token
                     continue
                 if failed.verdict is not Verdict.ELSEWHERE:
-                    raise _final(what, endpoint, failed) from failed.cause
+                    raise _final(what, endpoint, failed) from failed.cause.with_traceback(
+                        None
+                    )  # which holds the channel
                 tried[endpoint] = failed.reason
                 await self.give_up(failed.client, endpoint)
                 await asyncio.sleep(min(pause, max(0.0, ends - self._clock())))

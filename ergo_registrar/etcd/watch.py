@@ -32,6 +32,7 @@ from ergo_registrar.stats import Stats
 _log = logging.getLogger(__name__)
 
 _PAGE = 1000  # keys asked for at once; halved where an answer is too large for a message
+_PATIENCE = 2.0  # seconds for etcd's word on a new watch, doubled after each failure: a hung one is left soon
 _RETRY_FIRST, _RETRY_MOST = 0.1, 1.0  # seconds between two tries for a broken stream
 
 
@@ -68,7 +69,8 @@ class Watcher:
         self._connection = connection
         self._prefixes = tuple(prefixes)
         self._sink = sink
-        self._timeout = timeout  # seconds for etcd's word on each new watch
+        self._timeout = timeout  # seconds for `start`, and the most that etcd's word on a new watch may take
+        self._patience = _PATIENCE
         self._random = rng or random.Random()  # jitter is no secret
         self._applied: dict[bytes, int] = {}  # prefix -> the last revision that was applied; empty: list first
         self._history = (0, 0)  # the id of the etcd cluster that was read, and its raft term then
@@ -123,12 +125,13 @@ class Watcher:
         stream = _Stream(self._connection, client, call)
         try:
             for number, prefix in enumerate(self._prefixes, start=1):
-                header = await stream.create(number, prefix, self._applied[prefix] + 1, self._timeout)
+                header = await stream.create(number, prefix, self._applied[prefix] + 1, self._patience)
                 await self._refuse_other_history(header)
         except BaseException:  # also cancelled: the stream would be left behind
             stream.cancel()
+            self._patience = min(2 * self._patience, self._timeout)
             raise
-        self._stream = stream
+        self._stream, self._patience = stream, _PATIENCE
         self._stats.watch_streams += 1
         self._sink.current(True, None)
 

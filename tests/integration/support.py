@@ -178,6 +178,12 @@ class Raw:
                 [], [transactions.Put(key.encode(), value, lease) for key, value in batch], []
             )
 
+    async def move(self, old: str, new: str, value: bytes) -> None:
+        """Delete one key and put another, in one transaction."""
+        await self._client.transaction(
+            [], [transactions.Delete(old.encode()), transactions.Put(new.encode(), value)], []
+        )
+
     async def delete(self, key: str) -> None:
         await self._client.delete(key.encode())
 
@@ -316,6 +322,10 @@ class Relay:
     async def mend(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
+
+    @property
+    def open_connections(self) -> int:
+        return len(self._pipes)
 
     def hold(self) -> None:
         self._open.clear()

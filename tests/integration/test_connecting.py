@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import gc
 import logging
 import socket
 import time
@@ -154,6 +155,14 @@ class TestAnEtcdThatIsNotThere:
             server.close()
 
 
+class TestAnEtcdThatIsThere:
+    async def test_is_left_without_a_connection(self, registrar_options: Options, relay: Relay) -> None:
+        options = dataclasses.replace(registrar_options, endpoints=(relay.endpoint,))
+        async with Registrar(options, node="a@h"), Registrar(options):
+            assert relay.open_connections == 2
+        await eventually(lambda: relay.open_connections == 0)
+
+
 class TestSeveralEndpoints:
     async def test_a_dead_first_one_is_passed_over(self, make_registrar: Make, closed_port: str, etcd: str) -> None:
         registrar = await make_registrar("a@h", endpoints=(closed_port, etcd))
@@ -283,6 +292,31 @@ class TestLogin:
         seen = [str(failed), repr(failed), repr(failed.__cause__), repr(options), str(options), caplog.text]
         seen += [repr(vars(failed)), *(repr(record.__dict__) for record in caplog.records)]
         assert not any(password in text for text in seen)
+
+    async def test_that_failed_leaves_no_connection(self, guarded: str) -> None:
+        async with Relay(guarded) as relay:
+            await fails(self.options(relay.endpoint, password="wrong"))
+            assert relay.connections
+            gc.collect()  # the error holds the call that failed, and gRPC hangs up when that goes
+            await eventually(lambda: relay.open_connections == 0)
+
+    async def test_loses_a_permission_and_gets_it_back(self, guarded: str) -> None:
+        """A watch that etcd refuses is no watch: an observer must not take it for silence in the cluster."""
+        prefix, root = "services/ergo/cluster/c/config/*/", f"root:{SECRET}"
+        async with Relay(guarded) as relay, Registrar(self.options(relay.endpoint)) as observer:
+            async with observer.subscribe(RegistrarConnected, RegistrarDisconnected) as told:
+                await etcdctl(guarded, "role", "revoke-permission", "member", "--prefix", prefix, user=root)
+                await relay.cut()
+                await relay.mend()
+                lost = await next_event(told, within=8)
+                assert isinstance(lost, RegistrarDisconnected)
+                assert "permission denied" in str(lost.reason)
+                await etcdctl(guarded, "role", "grant-permission", "member", "--prefix", "read", prefix, user=root)
+                assert isinstance(await next_event(told), RegistrarConnected)
+            async with Raw(guarded, "root", SECRET) as raw:
+                await raw.put(f"{prefix}item", "int:7")
+                await settled(raw, observer)
+            assert await observer.config_item("item") == 7
 
     async def test_none_at_all_says_what_to_set(self, guarded: str) -> None:
         began = time.monotonic()

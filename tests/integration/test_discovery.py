@@ -352,6 +352,47 @@ class TestReadingTheCluster:
             assert (await observer.pick(f"app-{n:05}")).weight == n
         assert len({event.name for event in waiting(observer.subscribe(ApplicationStarted, replay=True))}) == count
 
+    async def test_in_pages_shows_one_moment(self, registrar_options: Options, raw: Raw, routes: str) -> None:
+        """An application moves to and fro between the first page and the last, always in one transaction."""
+        filler = (f"node-{n:04}@h" for n in range(3000))
+        await raw.put_many(
+            (f"{routes}applications/m/{node}", encode_application_route(running("m", node))) for node in filler
+        )
+        ends = ("aaa@h", "zzz@h")
+        stop = asyncio.Event()
+        moves = 0
+
+        async def move() -> None:
+            nonlocal moves
+            async with Raw(raw.endpoint) as client:
+                while not stop.is_set():
+                    new, old = ends if moves % 2 else reversed(ends)
+                    value = encode_application_route(running("m", new))
+                    await client.move(f"{routes}applications/m/{old}", f"{routes}applications/m/{new}", value)
+                    moves += 1
+
+        moving = asyncio.create_task(move())
+        try:
+            await eventually(lambda: moves > 2)
+            for _ in range(8):
+                registrar = Registrar(registrar_options)
+                events = registrar.subscribe(ApplicationStarted)
+                async with registrar:
+                    told = waiting(events)
+                listed = {event.node for event in told if event.revision == told[0].revision}
+                assert len(listed) == 3001
+                assert len(listed.intersection(ends)) == 1
+        finally:
+            stop.set()
+            await moving
+
+    async def test_in_pages_misses_no_key_at_their_edges(self, make_registrar: Make, raw: Raw, routes: str) -> None:
+        """Some names begin with another's whole name, and a page may end between the two."""
+        nodes = [f"n{n:04}{more}" for n in range(1100) for more in ("", "0", "00")]
+        await raw.put_many((f"{routes}nodes/{node}", NO_ROUTES) for node in nodes)
+        observer = await make_registrar()
+        assert await observer.nodes() == sorted(nodes)
+
     async def test_watches_its_five_prefixes_and_nothing_else(
         self, make_registrar: Make, raw: Raw, registrar_options: Options
     ) -> None:

@@ -81,6 +81,7 @@ def stopped(etcd: LocalEtcd) -> Iterator[None]:
         for pid in pids:
             assert pid
             os.kill(pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)  # a thread of it may run on for a moment
         yield
     finally:
         for pid in pids:
@@ -150,7 +151,7 @@ class TestMeddling:
             await registrar.close()
 
     async def test_that_takes_the_name_is_told_and_outlasted(self, make_registrar: Make, raw: Raw, routes: str) -> None:
-        registrar = await make_registrar("a@h")
+        registrar = await make_registrar("a@h", applications=[running("db", "a@h")])
         async with registrar.subscribe(RegistrarConnected, RegistrarDisconnected) as events:
             async with kept_alive(raw) as lease:
                 await raw.put(f"{routes}nodes/a@h", ONE_ROUTE, lease)
@@ -163,10 +164,11 @@ class TestMeddling:
                 thief = await raw.get(f"{routes}nodes/a@h")
                 assert thief
                 assert (thief.value, thief.lease) == (ONE_ROUTE, lease)
-                assert not await raw.under(f"{routes}applications/")
+                assert not await raw.under(f"{routes}applications/")  # ours do not stand under another's name
             assert isinstance(await next_event(events, within=3), RegistrarConnected)
             assert registrar.state is State.CONNECTED
             assert waiting(events) == []
+        assert set(await raw.under(f"{routes}applications/")) == {f"{routes}applications/db/a@h"}
         again = await raw.get(f"{routes}nodes/a@h")
         assert again
         assert again.value == NO_ROUTES
@@ -268,11 +270,13 @@ class TestASilentEtcd:
                 with pytest.raises(TerminatedError):
                     await entering
 
-    async def test_while_the_watch_is_opened_ends_register_in_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("node", ["a@h", None])
+    async def test_while_the_watch_is_opened_ends_entering_in_time(
+        self, monkeypatch: pytest.MonkeyPatch, node: str | None
+    ) -> None:
         async with LocalEtcd() as etcd:
-            registrar = Registrar(
-                short_options(etcd.endpoint, dial_timeout=1, request_timeout=1, close_timeout=1, keep_alive=60)
-            )
+            options = short_options(etcd.endpoint, dial_timeout=1, request_timeout=1, close_timeout=1, keep_alive=60)
+            registrar = Registrar(options, node=node)
             listed = registrar._view.listed
             with contextlib.ExitStack() as stack:
 
@@ -283,7 +287,7 @@ class TestASilentEtcd:
                 monkeypatch.setattr(registrar._view, "listed", stop_then_listed)
                 try:
                     with pytest.raises(ConnectionFailedError):
-                        await asyncio.wait_for(registrar.register("a@h"), 8)
+                        await asyncio.wait_for(registrar.__aenter__(), 8)
                 finally:
                     await registrar.close()
 
@@ -408,6 +412,21 @@ class TestABrokenWatch:
                 assert (await next_event(events, NodeLeft)).name == f"n{n}@h"
         assert observer.stats.listings == 1
         assert observer.state is State.CONNECTED
+
+    async def test_catches_up_with_revisions_too_large_for_one_message(
+        self, make_registrar: Make, relay: Relay, raw: Raw, routes: str
+    ) -> None:
+        """etcd sends what is more than some 1.5 MiB in fragments, which may end in the middle of a revision."""
+        observer = await make_registrar(endpoints=(relay.endpoint,))
+        async with observer.subscribe(NodeJoined) as events:
+            await relay.cut()
+            value = encode_routes([Route("h" * 9000, 1)])
+            await raw.put_many((f"{routes}nodes/n{n:04}@h", value) for n in range(800))
+            await relay.mend()
+            await settled(raw, observer)
+            assert len(await observer.nodes()) == 800
+            assert len(waiting(events)) == 800
+        assert observer.stats.listings == 1
 
     async def test_behind_a_compaction_reads_anew_and_tells_the_difference(
         self, make_registrar: Make, relay: Relay, raw: Raw, routes: str
