@@ -142,10 +142,10 @@ class Connection:
                     stale = failed.token
                     continue
                 if failed.verdict is not Verdict.ELSEWHERE:
-                    raise _final(what, endpoint, failed) from failed.cause.with_traceback(
-                        None
-                    )  # which holds the channel
-                tried[endpoint] = failed.reason
+                    cause = failed.cause.with_traceback(None)  # a traceback would keep the channel open
+                    raise _final(what, endpoint, failed) from cause
+                if endpoint not in tried or left >= patience:  # one cut short at the end has nothing better to say
+                    tried[endpoint] = failed.reason
                 await self.give_up(failed.client, endpoint)
                 await asyncio.sleep(min(pause, max(0.0, ends - self._clock())))
         raise self._unreachable(what, total, tried)

@@ -389,10 +389,10 @@ class TestTLS:
 
     async def test_by_a_stranger_is_an_error_that_names_the_endpoint(self, files: dict[str, Path]) -> None:
         async with LocalEtcd(tls=ServerTLS(cert=files["cert"], key=files["key"])) as etcd:
-            failed = await fails(short_options(etcd.endpoint, tls=TLS(ca=files["other_ca"]), dial_timeout=1))
+            failed = await fails(short_options(etcd.endpoint, tls=TLS(ca=files["other_ca"]), dial_timeout=2))
             assert failed.endpoints.keys() == {etcd.endpoint}
             assert "certificate" in str(failed).lower()
-            failed = await fails(short_options(f"https://{etcd.endpoint}", dial_timeout=1))  # gRPC's own roots
+            failed = await fails(short_options(f"https://{etcd.endpoint}", dial_timeout=2))  # gRPC's own roots
             assert "certificate" in str(failed).lower()
 
     async def test_under_another_name_needs_server_name(self, files: dict[str, Path]) -> None:
