@@ -123,6 +123,9 @@ class Runner:
             except BaseException:  # also cancelled: nothing may be left behind
                 await finish(self._retreat(session, fresh))
                 raise
+            self._advance(Input.ENTERED)
+            if session.registration is not None and not session.registration.held:
+                self._advance(Input.EXPIRED, ConnectionFailedError("the lease ended while the cluster was being read"))
 
     async def attend(self, work: Coroutine[Any, Any, T]) -> T:
         """Await what a caller asked for. Should the registrar end meanwhile, cancel it and raise `TerminatedError`."""
@@ -260,9 +263,6 @@ class Runner:
         else:
             self._observe(session)
         await self._watch(session, None if publication is None else publication.node)
-        self._advance(Input.ENTERED)
-        if session.registration is not None and not session.registration.held:
-            self._advance(Input.EXPIRED, ConnectionFailedError("the lease ended while the cluster was being read"))
 
     async def _watch(self, session: _Session, node: str | None) -> None:
         """Read the cluster as this node sees it, and follow it from there, instead of what was followed before."""

@@ -13,15 +13,10 @@ from ergo_registrar import (
     UnknownItemError,
     ValidationError,
 )
-from tests.integration.support import Raw, etcdctl, next_event, settled, short_options
+from tests.integration.support import Raw, etcdctl, next_event, settled
 
 Make = Callable[..., Awaitable[Registrar]]
 NODE = "web1"
-
-
-@pytest.fixture
-def registrar_options(etcd: str) -> Options:
-    return short_options(etcd)
 
 
 class Levels:
@@ -38,12 +33,6 @@ class Levels:
 
     def key(self, level: int, item: str) -> str:
         return self.prefixes[level] + item
-
-
-@pytest.fixture
-async def raw(etcd: str) -> AsyncIterator[Raw]:
-    async with Raw(etcd) as raw:
-        yield raw
 
 
 @pytest.fixture

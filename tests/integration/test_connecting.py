@@ -42,12 +42,6 @@ SECRET = "s3cr3t-p4ssw0rd"
 
 
 @pytest.fixture
-async def relay(etcd: str) -> AsyncIterator[Relay]:
-    async with Relay(etcd) as relay:
-        yield relay
-
-
-@pytest.fixture
 def registrar_options(etcd: str, relay: Relay) -> Options:  # the relay first, so that it ends after the registrars
     return short_options(etcd)
 

@@ -3,7 +3,7 @@
 import asyncio
 import collections
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -34,30 +34,11 @@ from tests.integration.support import (
     next_event,
     running,
     settled,
-    short_options,
     take,
     waiting,
 )
 
 Make = Callable[..., Awaitable[Registrar]]
-
-
-@pytest.fixture
-def registrar_options(etcd: str) -> Options:
-    return short_options(etcd)
-
-
-@pytest.fixture
-async def raw(etcd: str) -> AsyncIterator[Raw]:
-    async with Raw(etcd) as raw:
-        yield raw
-
-
-@pytest.fixture
-async def routes(registrar_options: Options, raw: Raw) -> AsyncIterator[str]:
-    prefix = f"services/ergo/cluster/{registrar_options.cluster}/routes/"
-    yield prefix
-    await raw.delete_prefix(prefix)
 
 
 class TestAnApplication:

@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -20,7 +20,7 @@ from ergo_registrar import (
     State,
     TerminatedError,
 )
-from tests.integration.support import Raw, eventually, next_event, running, short_options, until_end, waiting
+from tests.integration.support import Raw, eventually, next_event, running, until_end, waiting
 
 Make = Callable[..., Awaitable[Registrar]]
 CALLS: dict[str, Callable[[Registrar], Any]] = {
@@ -39,22 +39,6 @@ WRITES: dict[str, Callable[[Registrar], Any]] = {
     "enter": lambda r: r.__aenter__(),
 }
 ALL = CALLS | WRITES | {"subscribe": lambda r: r.subscribe()}
-
-
-@pytest.fixture
-def registrar_options(etcd: str) -> Options:
-    return short_options(etcd)
-
-
-@pytest.fixture
-async def raw(etcd: str) -> AsyncIterator[Raw]:
-    async with Raw(etcd) as raw:
-        yield raw
-
-
-@pytest.fixture
-def routes(registrar_options: Options) -> str:
-    return f"services/ergo/cluster/{registrar_options.cluster}/routes/"
 
 
 async def result(answer: Any) -> Any:
@@ -271,6 +255,35 @@ class TestCancellingRegister:
         async with registrar.subscribe(NodeJoined) as events:
             await make_registrar("b@h")
             assert (await next_event(events)).name == "b@h"
+
+    @pytest.mark.parametrize("steps_later", [0, 1])
+    async def test_at_the_very_end_is_a_cancellation_too(
+        self, registrar_options: Options, raw: Raw, routes: str, monkeypatch: pytest.MonkeyPatch, steps_later: int
+    ) -> None:
+        """The name is held and the cluster read, and the caller is cancelled before it could be told so."""
+        registrar = Registrar(registrar_options)
+        join = registrar._runner._join
+
+        async def join_and_cancel(*arguments: Any) -> None:
+            await join(*arguments)
+            monkeypatch.undo()
+            if steps_later:
+                asyncio.get_running_loop().call_soon(registering.cancel)
+            else:
+                registering.cancel()
+
+        monkeypatch.setattr(registrar._runner, "_join", join_and_cancel)
+        registering = asyncio.create_task(registrar.register("a@h"))
+        with pytest.raises(asyncio.CancelledError):
+            await registering
+        assert not await raw.under(f"{routes}nodes/")
+        assert registrar.state is State.NEW
+        with pytest.raises(RegistrarError, match="not known yet"):
+            await registrar.nodes()
+        await registrar.register("b@h")
+        assert await raw.under(f"{routes}nodes/b@h")
+        await registrar.close()
+        assert repr(registrar).endswith("closed>")
 
     @pytest.mark.parametrize("milliseconds", range(0, 20, 2))
     async def test_by_an_anyio_scope(

@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,26 +51,6 @@ Make = Callable[..., Awaitable[Registrar]]
 @pytest.fixture
 def registrar_options(etcd: str, relay: Relay) -> Options:  # the relay first, so that it ends after the registrars
     return short_options(etcd)
-
-
-@pytest.fixture
-async def raw(etcd: str) -> AsyncIterator[Raw]:
-    async with Raw(etcd) as raw:
-        yield raw
-
-
-@pytest.fixture
-async def relay(etcd: str) -> AsyncIterator[Relay]:
-    async with Relay(etcd) as relay:
-        yield relay
-
-
-@pytest.fixture
-async def routes(registrar_options: Options, raw: Raw) -> AsyncIterator[str]:
-    prefix = f"services/ergo/cluster/{registrar_options.cluster}/routes/"
-    yield prefix
-    await raw.delete_prefix(f"{prefix}nodes/")
-    await raw.delete_prefix(f"{prefix}applications/")
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -41,27 +41,8 @@ Make = Callable[..., Awaitable[Registrar]]
 
 
 @pytest.fixture
-async def relay(etcd: str) -> AsyncIterator[Relay]:
-    async with Relay(etcd) as relay:
-        yield relay
-
-
-@pytest.fixture
 def registrar_options(etcd: str, relay: Relay) -> Options:  # the relay first, so that it ends after the registrars
     return short_options(etcd)
-
-
-@pytest.fixture
-async def raw(etcd: str) -> AsyncIterator[Raw]:
-    async with Raw(etcd) as raw:
-        yield raw
-
-
-@pytest.fixture
-async def routes(registrar_options: Options, raw: Raw) -> AsyncIterator[str]:
-    prefix = f"services/ergo/cluster/{registrar_options.cluster}/routes/"
-    yield prefix
-    await raw.delete_prefix(prefix)
 
 
 class TestAFullQueue:
