@@ -57,10 +57,10 @@ def running(name: str, node: str, weight: int = 1, state: int = 2, mode: int = 3
 
 
 @overload
-async def eventually(condition: Callable[[], Coroutine[Any, Any, T]], within: float = 5.0) -> T: ...
+async def eventually(condition: Callable[[], Coroutine[Any, Any, T]], within: float = 10.0) -> T: ...
 @overload
-async def eventually(condition: Callable[[], T], within: float = 5.0) -> T: ...
-async def eventually(condition: Callable[[], Any], within: float = 5.0) -> Any:
+async def eventually(condition: Callable[[], T], within: float = 10.0) -> T: ...
+async def eventually(condition: Callable[[], Any], within: float = 10.0) -> Any:
     """Return what `condition` returns, or awaits to, once that is true. Fail when that takes too long."""
     try:
         async with asyncio.timeout(within):
@@ -74,7 +74,7 @@ async def eventually(condition: Callable[[], Any], within: float = 5.0) -> Any:
         raise AssertionError(f"this did not come true within {within:g} s") from None
 
 
-async def next_event(subscription: Subscription, *types: type[Event], within: float = 5.0) -> Any:
+async def next_event(subscription: Subscription, *types: type[Event], within: float = 10.0) -> Any:
     """Return the next event of these types, of any without types; others are passed over."""
     seen: list[Event] = []
     try:
@@ -89,7 +89,7 @@ async def next_event(subscription: Subscription, *types: type[Event], within: fl
         raise AssertionError(f"no {names} within {within:g} s, but {seen}") from None
 
 
-async def take(subscription: Subscription, count: int, within: float = 5.0) -> list[Any]:
+async def take(subscription: Subscription, count: int, within: float = 10.0) -> list[Any]:
     """Return the next so many events."""
     events: list[Any] = []
     try:

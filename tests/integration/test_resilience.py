@@ -555,5 +555,5 @@ class TestSuspicion:
             assert await member.nodes() == ["s@h"]
             assert not [e for e in waiting(events) if isinstance(e, NodeLeft)]
             await relay.mend()
-            await next_event(events, NodeLeft, within=5)
+            await next_event(events, NodeLeft, within=15)
         assert await member.nodes() == []
