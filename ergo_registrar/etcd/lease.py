@@ -321,8 +321,9 @@ class Registration:
             self._lease, self._granted = lease, None
             self._stats.claims += 1
             self._held.set()
-            for old in [each for each in self._leases if each != lease.id]:
-                await self._revoke(old)
+            before = [each for each in self._leases if each != lease.id]
+            # All at once and not for long: nobody renews the new lease meanwhile, and the old ones end by themselves.
+            await asyncio.gather(*(self._revoke(each, min(_REGAIN_TIMEOUT, lease.ttl / 3)) for each in before))
 
     async def _put_all(self, lease: Lease, *, timeout: float | None = None) -> None:
         """Put everything wanted under `lease`, where nobody has the name, or where it hangs on a lease of ours.

@@ -84,9 +84,9 @@ class Watcher:
         while self._stream is None:
             try:
                 await self._open()
-            except CompactedError:  # between the reading and the watch
-                self._applied.clear()
-            except BrokenError:
+            except (CompactedError, BrokenError) as error:
+                if isinstance(error, CompactedError):  # while it was read, or before the watch
+                    self._applied.clear()
                 if asyncio.get_running_loop().time() >= ends:
                     raise
                 await asyncio.sleep(next(pauses))
@@ -154,13 +154,8 @@ class Watcher:
             raise CompactedError(f"etcd is at revision {answer.header.revision} and was at {seen}: it was restored")
 
     async def _list(self) -> None:
-        """Read every prefix at one revision; start again if that is compacted meanwhile."""
-        while True:
-            try:
-                revision, history, found = await read_prefixes(self._connection, self._prefixes)
-            except CompactedError:
-                continue
-            break
+        """Read every prefix at one revision. Raise `CompactedError` if that is compacted meanwhile."""
+        revision, history, found = await read_prefixes(self._connection, self._prefixes)
         self._stats.listings += 1
         self._history = history
         self._sink.listed(revision, found)
