@@ -11,7 +11,7 @@ import nox
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_venv = "yes"
-nox.options.sessions = ["lint", "types", "docs", "tests"]  # the quick ones first, pytest's closing line last
+nox.options.sessions = ["lint", "types", "docs", "fuzz", "chaos", "tests"]  # tests last, for its summary
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 CORE = "ergo_registrar/core/*"
@@ -52,6 +52,20 @@ def tests(session: nox.Session) -> None:
     """Every test but those of the pages, on a real etcd, with the coverage asked for."""
     install(session, "test")
     measure(session)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Whatever reads bytes of etcd, given any: for half a minute, or `-- --minutes 10`."""
+    install(session, "test")
+    session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """Registrars, etcd and the network fail by a seed, and every promise is checked: `-- --seed N --minutes M`."""
+    install(session, "test")
+    session.run("python", "-m", "tests.chaos", *session.posargs)
 
 
 @nox.session(default=False)

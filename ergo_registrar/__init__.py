@@ -31,6 +31,7 @@ from ergo_registrar.events import (
     RegistrarDisconnected,
     Value,
 )
+from ergo_registrar.health import Health
 from ergo_registrar.options import TLS, Options
 from ergo_registrar.registrar import Registrar, Resolver
 from ergo_registrar.routes import (
@@ -61,6 +62,7 @@ __all__ = [
     "DecodeError",
     "Event",
     "EventsMissed",
+    "Health",
     "NoRouteError",
     "NodeJoined",
     "NodeLeft",

@@ -1,8 +1,6 @@
 """The facade: a process joins a cluster, and from then on knows who else is there."""
 
-import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -14,6 +12,7 @@ from ergo_registrar.core.registration import Publication
 from ergo_registrar.core.session import State
 from ergo_registrar.errors import NoRouteError, UnsupportedError
 from ergo_registrar.events import Event, Value
+from ergo_registrar.health import Health
 from ergo_registrar.options import Options
 from ergo_registrar.routes import ApplicationRoute, RegistrarInfo, Route, Version
 from ergo_registrar.runner import Runner
@@ -108,12 +107,12 @@ class Registrar:
             RegistrarError: this registrar is not registered. TerminatedError: it is closed.
         """
         registration = self._runner.registration
-        await self._runner.attend(self._change(lambda: registration.publish(route)))
+        await self._runner.attend(registration.publish(route), undo=registration.take_back)
 
     async def unregister_application_route(self, name: str) -> None:
         """Withdraw an application of this node. One that is not published is no error. Raises as the above."""
         registration = self._runner.registration
-        await self._runner.attend(self._change(lambda: registration.unpublish(name)))
+        await self._runner.attend(registration.unpublish(name), undo=registration.take_back)
 
     async def close(self) -> None:
         """Leave the cluster, so that this node is gone for others at once, and end every task and subscription.
@@ -210,6 +209,30 @@ class Registrar:
         return self._view.revision
 
     @property
+    def staleness(self) -> float:
+        """Seconds since etcd last proved that what is read here is all there is; infinite before the first time.
+
+        While `CONNECTED` it is proved anew every third of `lease_ttl`, and never older than `lease_ttl`.
+        """
+        return self._view.staleness
+
+    async def wait_revision(self, revision: int) -> None:
+        """Return when everything up to a revision of etcd is known here: what was written by then can be read.
+
+        For a revision that came with the answer to a write, of whomever. Waits for at most `request_timeout`.
+
+        Raises:
+            ConnectionFailedError: etcd did not prove it in time, or has no such revision yet.
+            RegistrarError: this registrar was not entered. TerminatedError: it is closed.
+        """
+        self._runner.refuse_unread()
+        await self._runner.attend(self._runner.wait_revision(revision))
+
+    def health(self) -> Health:
+        """Return how this registrar is, from memory: made for a probe, and never raising but for a forked copy."""
+        return self._runner.health()
+
+    @property
     def stats(self) -> Stats:
         """The counters as they are now."""
         return msgspec.structs.replace(self._stats)
@@ -225,11 +248,3 @@ class Registrar:
     def _published(self, node: str, routes: Iterable[Route], applications: Iterable[ApplicationRoute]) -> Publication:
         options = self._options
         return Publication.of(options.cluster, options.application_route_layout, node, routes, applications)
-
-    async def _change(self, change: Callable[[], Awaitable[int]]) -> None:
-        """Make a change, and wait until it is known here too; it stands in etcd, so a slow watch is no error."""
-        ends = asyncio.get_running_loop().time() + self._options.request_timeout
-        revision = await change()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(ends if self.state is State.CONNECTED else 0):
-                await self._view.reached(revision)

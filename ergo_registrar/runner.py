@@ -8,14 +8,17 @@ expects ends the runner, and with it every subscription and call, with its cause
 import asyncio
 import contextlib
 import logging
+import math
 import os
-import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from itertools import chain, repeat
+from typing import Any, Never, TypeVar
 
 import anyio
 import anyio.abc
 
+from ergo_registrar.clock import now
 from ergo_registrar.core.records import Record
 from ergo_registrar.core.registration import Publication
 from ergo_registrar.core.session import Announcement, Input, State, advance
@@ -25,6 +28,8 @@ from ergo_registrar.etcd.lease import Registration
 from ergo_registrar.etcd.shield import finish, was_cancelled
 from ergo_registrar.etcd.watch import Watcher
 from ergo_registrar.events import RegistrarConnected, RegistrarDisconnected
+from ergo_registrar.forks import refuse_copied_grpc, refuse_copy
+from ergo_registrar.health import Health
 from ergo_registrar.options import Options
 from ergo_registrar.routes import RegistrarInfo
 from ergo_registrar.stats import Stats
@@ -36,6 +41,10 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_ASK_PAUSES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)  # seconds before etcd is asked again how far it is, for one who waits
+_LAGS = 10  # how often within a lease period the event loop's lag is measured
+_LAG_SHARE = 0.2  # of the lease: from there on a lag is warned of. What is measured may be shorter by a tenth
+_LAG_SILENCE = 30.0  # seconds until a lag is warned of again
 _DEPART_SHARE = 0.8  # of close_timeout; the rest is for ending tasks and the channel
 
 
@@ -69,6 +78,7 @@ class _Session:
         self.connection = connection
         self.began = asyncio.Event()
         self.registration: Registration | None = None
+        self.watcher: Watcher | None = None
         self.keeping: _Job | None = None
         self.watching: _Job | None = None
 
@@ -89,9 +99,10 @@ class Runner:
     """Runs one registrar: gets it in, keeps it there, and gets it out."""
 
     def __init__(
-        self, options: Options, view: View, hub: Hub, stats: Stats, *, clock: Callable[[], float] = time.monotonic
+        self, options: Options, view: View, hub: Hub, stats: Stats, *, clock: Callable[[], float] = now
     ) -> None:
-        self.state: State = State.NEW
+        self._state: State = State.NEW
+        self._reason: Exception | None = None  # why it is not connected
         self._pid = os.getpid()
         self._options = options
         self._view = view
@@ -107,6 +118,7 @@ class Runner:
         self._lease_silent = False
         self._blind_since: float | None = None  # when the watch broke, None while it shows every change
         self._cause: BaseException | None = None
+        self._lags: deque[float] = deque(maxlen=_LAGS)
 
     # In and out
 
@@ -114,26 +126,32 @@ class Runner:
         """Become a member, or an observer without a publication; see `Registrar.register` for what is raised."""
         async with self._entering:
             self.refuse_ended()
+            refuse_copied_grpc()
             if self._session is not None and (publication is None or self._session.registration is not None):
                 raise RegistrarError(f"this registrar is in the cluster already, as {self._view.node or 'an observer'}")
             fresh = self._session is None
             session = self._session or self._begin()
             try:
                 await self.attend(self._join(session, publication))
-            except BaseException:  # also cancelled: nothing may be left behind
-                await finish(self._retreat(session, fresh))
+            except BaseException as error:  # also cancelled: nothing may be left behind
+                await finish(self._retreat(session, fresh, error if isinstance(error, Exception) else None))
                 raise
             self._advance(Input.ENTERED)
             if session.registration is not None and not session.registration.held:
                 self._advance(Input.EXPIRED, ConnectionFailedError("the lease ended while the cluster was being read"))
 
-    async def attend(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await what a caller asked for. Should the registrar end meanwhile, cancel it and raise `TerminatedError`."""
+    async def attend(self, work: Coroutine[Any, Any, T], undo: Callable[[T], None] | None = None) -> T:
+        """Await what a caller asked for. Should the registrar end meanwhile, cancel it and raise `TerminatedError`.
+
+        `undo` is called with the result when it was there already, and the caller was cancelled in that moment.
+        """
         task = asyncio.create_task(work)
         self._attended.add(task)
         try:
             return await task
         except asyncio.CancelledError:
+            if undo is not None and task.done() and not task.cancelled() and task.exception() is None:
+                undo(task.result())
             if not await was_cancelled():
                 self.refuse_ended()
             raise
@@ -142,8 +160,8 @@ class Runner:
 
     async def close(self) -> None:
         """Leave the cluster and end everything, within `close_timeout`. Cancelled, it goes on to its end."""
-        self._refuse_fork()
-        was = self.state
+        refuse_copy(self._pid)
+        was = self._state
         self._advance(Input.CLOSE)
         if was is State.NEW or self._task is None:
             self._hub.end()
@@ -172,29 +190,86 @@ class Runner:
 
     def refuse_ended(self) -> None:
         """Raise `TerminatedError` if the registrar is closed, or died, or is the copy that a fork made."""
-        self._refuse_fork()
+        refuse_copy(self._pid)
         if self._cause is not None:
             raise TerminatedError(f"the registrar died of a bug: {self._cause!r}") from self._cause
-        if self.state in (State.CLOSING, State.CLOSED):
+        if self._state in (State.CLOSING, State.CLOSED):
             raise TerminatedError("the registrar is closed; make a new one to begin again")
 
-    def _refuse_fork(self) -> None:
-        if os.getpid() != self._pid:
-            raise TerminatedError(
-                "this is the copy that a fork made of a registrar: make a new one in the child process"
-            )
+    @property
+    def state(self) -> State:
+        """Where the registrar is in its life. Connected only while the last proof of that is not too old."""
+        return State.SUSPENDED if self._state is State.CONNECTED and self._unproven else self._state
+
+    @property
+    def _unproven(self) -> str | None:
+        """Why it cannot be called connected, although nothing told us yet: the loop stood still, or the machine."""
+        left = self._lease_left
+        if left is not None and left <= 0:
+            return f"etcd confirmed the lease {-left:.1f} s too long ago"
+        if self._view.staleness > self._options.lease_ttl:
+            return f"etcd last proved {self._view.staleness:.1f} s ago that nothing is missing here"
+        return None
+
+    def _doubt(self) -> None:
+        """Take note that the last proof is too old: the grace of suspects stands still from that proof on."""
+        if self._state is State.CONNECTED and (why := self._unproven):
+            self._view.mirror.pause(self._clock() - self._view.staleness)
+            self._advance(Input.SILENT, RegistrarError(why))
+
+    def _ask(self) -> None:
+        """Have etcd prove now that nothing is missing here."""
+        if self._session is not None and self._session.watcher is not None:
+            self._session.watcher.ask()
+
+    @property
+    def _lease_left(self) -> float | None:
+        return self._session.registration.lease_left if self._session and self._session.registration else None
+
+    def health(self) -> Health:
+        """Return how the registrar is, from memory."""
+        refuse_copy(self._pid)
+        state = self.state
+        left = self._lease_left
+        why = self._cause or self._reason or (self._unproven if self._state is State.CONNECTED else None)
+        return Health(
+            ok=state is State.CONNECTED,
+            state=state,
+            reason=None if state is State.CONNECTED or why is None else str(why) or repr(why),
+            staleness=self._view.staleness,
+            lease_left=None if left is None else max(0.0, left),
+            loop_lag=max(self._lags, default=0.0),
+            revision=self._view.revision,
+            endpoint=self.endpoint,
+        )
+
+    async def wait_revision(self, revision: int) -> None:
+        """Return when everything up to `revision` went in; see `Registrar.wait_revision`."""
+        pauses = chain(_ASK_PAUSES, repeat(_ASK_PAUSES[-1]))
+        timeout = self._options.request_timeout
+        try:
+            async with asyncio.timeout(timeout):
+                while self._view.complete < revision or self._blind_since is not None:  # it may be another etcd then
+                    self._ask()
+                    await self._view.progress()
+                    await asyncio.sleep(next(pauses))
+        except TimeoutError:
+            known = "the watch is broken" if self._blind_since else f"it did up to revision {self._view.complete}"
+            raise ConnectionFailedError(
+                f"etcd did not prove within {timeout:g} s that all up to revision {revision} is known here: {known}"
+            ) from None
 
     def refuse_unread(self) -> None:
         """Raise unless the cluster was read, so that there is something to answer from."""
         self.refuse_ended()
-        if self.state in (State.NEW, State.CONNECTING):
+        if self._state in (State.NEW, State.CONNECTING):
             raise RegistrarError("the cluster is not known yet: enter `async with`, or await register(), first")
 
     # What etcd tells, as the watcher's sink
 
-    def listed(self, revision: int, found: dict[bytes, list[Record]]) -> None:
+    def listed(self, revision: int, found: dict[bytes, list[Record]], asked: float) -> None:
         """Take the whole of every prefix."""
-        self._view.listed(revision, found)
+        self._view.listed(revision, found, asked)
         if self._session is not None and self._session.registration is not None:
             self._session.registration.listed(found[self._view.prefixes[0]])
         self._suspects_changed.set()
@@ -206,20 +281,26 @@ class Runner:
             self._session.registration.seen(records)
         self._suspects_changed.set()
 
-    def current(self, proven: bool, reason: Exception | None) -> None:
-        """Take note whether the watch shows every change. For an observer, who has no lease, this is the session."""
+    def shown(self, revision: int, asked: float) -> None:
+        """Take note that the watch shows every change. For an observer, who has no lease, this is the session."""
+        self._view.shown(revision, asked)
+        self._blind_since = None
         if self._session is None:
             return
-        if proven:
-            self._blind_since = None
-        elif self._blind_since is None:
-            self._blind_since = self._clock()
         if self._session.registration is not None:
-            if not proven or not self._lease_silent:
-                self._advance(Input.PROVEN if proven else Input.SILENT, reason)
-        elif self._blind_since is None:
-            self._advance(Input.CLAIMED if self.state is State.LOST else Input.PROVEN)
-        elif self._clock() - self._blind_since < self._options.lease_ttl:
+            if not self._lease_silent and self._unproven is None:
+                self._advance(Input.PROVEN)
+        else:
+            self._advance(Input.CLAIMED if self._state is State.LOST else Input.PROVEN)
+
+    def broken(self, reason: Exception) -> None:
+        """Take note that the watch does not show every change. An observer loses its session when that lasts."""
+        if self._session is None:
+            return
+        if self._blind_since is None:
+            self._blind_since = self._clock()
+        is_member = self._session.registration is not None
+        if is_member or self._clock() - self._blind_since < self._options.lease_ttl:
             self._advance(Input.SILENT, reason)
         else:
             self._advance(Input.EXPIRED, reason)
@@ -227,11 +308,15 @@ class Runner:
     def _told(self, happened: Input, reason: Exception | None) -> None:
         """Take note of what happened to a member, who is connected only while the lease and the watch both are."""
         self._lease_silent = happened is Input.SILENT
-        if happened is Input.PROVEN and self._blind_since is not None:
+        if happened is Input.PROVEN and (self._blind_since is not None or self._unproven is not None):
             return
+        why_blind = self._reason or ConnectionFailedError("the watch is not back yet")
         self._advance(happened, reason)
-        if happened is Input.CLAIMED and self._blind_since is not None:
-            self._advance(Input.SILENT, ConnectionFailedError("the watch is not back yet"))
+        if happened is Input.CLAIMED:
+            if self._blind_since is not None:
+                self._advance(Input.SILENT, why_blind)
+            self._doubt()
+            self._ask()
 
     # The steps of entering
 
@@ -239,6 +324,7 @@ class Runner:
         """Start the runner's task for a new session."""
         self._advance(Input.START)
         self._leaving.clear()
+        self._blind_since, self._lease_silent = None, False
         session = self._session = _Session(Connection(self._options, self._stats, clock=self._clock))
         self._task = asyncio.create_task(self._run(session), name="ergo_registrar")
         return session
@@ -253,6 +339,7 @@ class Runner:
                 publication,
                 self._told,
                 self._view.adopt,
+                self._known,
                 self._stats,
                 clock=self._clock,
             )
@@ -260,34 +347,33 @@ class Runner:
             session.registration = registration
             await session.stop_keeping()
             session.keeping = _Job(session.tasks, registration.keep)  # reading the cluster may outlast the lease
-        else:
-            self._observe(session)
         await self._watch(session, None if publication is None else publication.node)
+
+    async def _known(self, revision: int, seconds: float) -> None:
+        """Wait until a change of ours is known here too; it stands in etcd, so a slow watch is no error."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds if self.state is State.CONNECTED else 0):
+                await self._view.reached(revision)
 
     async def _watch(self, session: _Session, node: str | None) -> None:
         """Read the cluster as this node sees it, and follow it from there, instead of what was followed before."""
         await session.stop_watching()
-        watcher = self._watcher(session, node)
+        watcher = session.watcher = self._watcher(session, node)
         await watcher.start()
         session.watching = _Job(session.tasks, watcher.run)
 
     def _watcher(self, session: _Session, node: str | None) -> Watcher:
         return Watcher(
-            session.connection, self._view.aim(node), self, self._stats, timeout=self._options.request_timeout
+            session.connection,
+            self._view.aim(node),
+            self,
+            self._stats,
+            timeout=self._options.request_timeout,
+            beat=self._options.lease_ttl / 3,
+            clock=self._clock,
         )
 
-    def _observe(self, session: _Session) -> None:
-        """Ask etcd for a sign of life now and then, as a member does for its lease, so that a hung one is found."""
-
-        async def listen() -> None:
-            while True:
-                await asyncio.sleep(self._options.lease_ttl / 3)
-                with contextlib.suppress(ConnectionFailedError):  # then the watch broke, too, and tells
-                    await session.connection.look(timeout=self._options.lease_ttl / 3)
-
-        session.keeping = _Job(session.tasks, listen)
-
-    async def _retreat(self, session: _Session, fresh: bool) -> None:
+    async def _retreat(self, session: _Session, fresh: bool, reason: Exception | None) -> None:
         """Undo an `enter` that failed: be as before it. An observer reads everything anew."""
         if fresh and self._task is not None:
             self._leaving.set()
@@ -297,11 +383,11 @@ class Runner:
             if session.registration is not None:
                 await session.registration.depart(self._options.close_timeout * _DEPART_SHARE)
                 session.registration = None
-            self._observe(session)
             await session.stop_watching()
-            session.watching = _Job(session.tasks, self._watcher(session, None).run)
+            session.watcher = self._watcher(session, None)
+            session.watching = _Job(session.tasks, session.watcher.run)
         if self._cause is None:
-            self._advance(Input.REFUSED)
+            self._advance(Input.REFUSED, reason)
 
     # The task
 
@@ -310,6 +396,7 @@ class Runner:
             async with anyio.create_task_group() as session.tasks:
                 if self._options.suspect_grace:
                     session.tasks.start_soon(self._end_suspicions)
+                session.tasks.start_soon(self._heed_lag)
                 session.began.set()
                 await self._leaving.wait()
                 session.tasks.cancel_scope.cancel()
@@ -337,32 +424,60 @@ class Runner:
             await self._dismiss()
             if session.registration is not None:
                 timeout = self._options.close_timeout * _DEPART_SHARE
+                session.connection.log_in_at_once()
                 async with asyncio.timeout(timeout):
                     await session.registration.depart(timeout)
         except TimeoutError:
             _log.warning("could not leave etcd in time; others will see this node until its lease ends")
         finally:
             await session.connection.close()
-            if self.state is State.CLOSING:
+            if self._state is State.CLOSING:
                 self._advance(Input.ENDED)
-            if self.state in (State.CLOSED, State.FAILED):
+            if self._state in (State.CLOSED, State.FAILED):
                 self._hub.end(self._cause)
 
     async def _end_suspicions(self) -> None:
         while True:
             self._suspects_changed.clear()
+            self._doubt()
             pause = self._view.tick()
             with anyio.move_on_after(pause):
                 await self._suspects_changed.wait()
 
+    async def _heed_lag(self) -> Never:
+        """Measure how late the event loop is. What blocks it costs the lease, so it is told of before that."""
+        ttl = self._options.lease_ttl
+        pause = ttl / _LAGS
+        quiet_until = -math.inf
+        while True:
+            due = self._clock() + pause
+            await asyncio.sleep(pause)
+            late = max(0.0, self._clock() - due)
+            self._lags.append(late)
+            if late < ttl * _LAG_SHARE:
+                continue
+            if due >= quiet_until:
+                quiet_until = due + _LAG_SILENCE
+                _log.warning(
+                    "the event loop stood still for %.1f s: something blocked it, or the machine slept. "
+                    "When that lasts for the %g s of the lease, others see a member leave",
+                    late,
+                    ttl,
+                )
+            self._doubt()
+            if self._session is not None and self._session.registration is not None:
+                self._session.registration.hurry()
+            self._ask()
+
     def _advance(self, happened: Input, reason: Exception | None = None) -> None:
         """Go where the table leads, and tell what it says. The grace of suspects runs only while connected."""
-        transition = advance(self.state, happened)
-        was, self.state = self.state, transition.state
-        if was is not self.state:
-            level = logging.WARNING if self.state in (State.SUSPENDED, State.LOST) else logging.INFO
-            _log.log(level, "%s -> %s%s", was.value, self.state.value, f": {reason}" if reason else "")
-            if self.state is State.CONNECTED:
+        transition = advance(self._state, happened)
+        was, self._state = self._state, transition.state
+        self._reason = None if self._state is State.CONNECTED else reason or self._reason
+        if was is not self._state:
+            level = logging.WARNING if self._state in (State.SUSPENDED, State.LOST) else logging.INFO
+            _log.log(level, "%s -> %s%s", was.value, self._state.value, f": {reason}" if reason else "")
+            if self._state is State.CONNECTED:
                 self._view.mirror.resume(self._clock())
             elif was is State.CONNECTED:
                 self._view.mirror.pause(self._clock())

@@ -6,6 +6,7 @@ what happened, in order.
 """
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -14,6 +15,7 @@ from weakref import WeakSet
 
 from ergo_registrar.errors import TerminatedError, ValidationError
 from ergo_registrar.events import Event, EventsMissed
+from ergo_registrar.forks import refuse_copy
 from ergo_registrar.stats import Stats
 
 DEFAULT_MAXSIZE = 10_000
@@ -28,6 +30,7 @@ class Subscription:
     """
 
     def __init__(self, hub: "Hub", types: tuple[type, ...], maxsize: int, replay: Iterable[Event] = ()) -> None:
+        self._pid = os.getpid()
         self._hub = hub
         self._types = types
         self._replay = deque(event for event in replay if self._wants(event))
@@ -68,6 +71,7 @@ class Subscription:
 
     def get_nowait(self) -> Event:
         """Return the next event, or raise `asyncio.QueueEmpty` when there is none now; else as `get`."""
+        refuse_copy(self._pid)
         event = self._next()
         if event is not None:
             return event
@@ -99,6 +103,7 @@ class Subscription:
 
     async def _take(self) -> Event | None:
         """Return the next event, None at the end."""
+        refuse_copy(self._pid)
         while (event := self._next()) is None:
             if self._ended:
                 self._wake()  # the next reader must not wait either

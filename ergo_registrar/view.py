@@ -5,10 +5,11 @@ A change is committed to the mirrors before it is published, and never waits for
 
 import asyncio
 import logging
-import time
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Never
 
+from ergo_registrar.clock import now
 from ergo_registrar.core.balance import WeightedRoundRobin, resolve, tiers
 from ergo_registrar.core.config import ConfigMirror
 from ergo_registrar.core.keys import ConfigLevel, check_name, check_node_name, config_prefixes, routes_prefix
@@ -29,12 +30,12 @@ _REMEMBERED = 10_000  # keys that were logged as skipped; beyond that, each may 
 class View:
     """The cluster and its configuration as of the last revision that went in, and the hub that tells of changes."""
 
-    def __init__(
-        self, options: Options, hub: Hub, stats: Stats, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, options: Options, hub: Hub, stats: Stats, *, clock: Callable[[], float] = now) -> None:
         self.mirror: Mirror = Mirror(options.cluster, suspect_grace=options.suspect_grace)
         self.config: ConfigMirror = ConfigMirror(options.cluster)
         self.revision: int = 0
+        self.complete: int = 0  # the revision up to which every change went in, as far as etcd has proved it
+        self._proven = -math.inf  # when etcd was asked for its last proof
         self.node: str | None = None
         self._options = options
         self._hub = hub
@@ -44,7 +45,7 @@ class View:
         self._levels: dict[bytes, ConfigLevel] = {}
         self._balances: dict[tuple[str, bool], WeightedRoundRobin] = {}
         self._logged: set[bytes] = set()
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: dict[asyncio.Future[None], None] = {}  # who came first is woken first
         self.aim(None)
 
     def adopt(self, node: str | None) -> None:
@@ -63,8 +64,8 @@ class View:
         """What to read and watch: the routes of the own cluster, and each level of the own configuration."""
         return (self._routes, *self._levels)
 
-    def listed(self, revision: int, found: dict[bytes, list[Record]]) -> None:
-        """Take the whole of every prefix, and tell how it differs from what was known."""
+    def listed(self, revision: int, found: dict[bytes, list[Record]], asked: float) -> None:
+        """Take the whole of every prefix, as asked for at that time, and tell how it differs from what was known."""
         before = self.config.effective()
         config = ConfigMirror(self._options.cluster, self.node)
         configured = config.snapshot(
@@ -72,7 +73,8 @@ class View:
         )
         routed = self.mirror.snapshot(found[self._routes], revision, self._clock())
         self.config = config
-        self.revision = revision
+        self.revision = self.complete = revision
+        self._proven = asked
         self._commit(routed, configured)
         self._wake()
 
@@ -86,22 +88,38 @@ class View:
         self._commit(step)
         self._wake()
 
+    def shown(self, revision: int, asked: float) -> None:
+        """Take note that every change up to `revision` went in, and all there were when etcd was asked for it."""
+        self._proven = max(self._proven, asked)
+        self.complete = max(self.complete, revision)
+        self.revision = max(self.revision, revision)
+        self._wake()
+
+    @property
+    def staleness(self) -> float:
+        """Seconds since etcd last proved that nothing is missing here; infinite before the first time."""
+        return self._clock() - self._proven
+
     def tick(self) -> float | None:
         """End the suspicions whose grace is over; return the seconds until the next may be, None if there is none."""
-        now = self._clock()
-        self._commit(self.mirror.tick(now))
-        deadline = self.mirror.next_deadline(now)
-        return None if deadline is None else deadline - now
+        at = self._clock()
+        self._commit(self.mirror.tick(at))
+        deadline = self.mirror.next_deadline(at)
+        return None if deadline is None else deadline - at
 
     async def reached(self, revision: int) -> None:
         """Return as soon as the routes as of `revision` went in. Needs a deadline of the caller's."""
         while self.mirror.revision < revision:
-            waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.add(waiting)
-            try:
-                await waiting
-            finally:
-                self._waiting.discard(waiting)
+            await self.progress()
+
+    async def progress(self) -> None:
+        """Return as soon as anything went in, or was proved. Needs a deadline of the caller's."""
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[waiting] = None
+        try:
+            await waiting
+        finally:
+            del self._waiting[waiting]
 
     def _wake(self) -> None:
         for waiting in self._waiting:

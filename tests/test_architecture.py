@@ -19,19 +19,22 @@ ALL_PYTHON = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), ROOT / "noxfile
 
 # What each part may import of the package. The names are prefixes: "etcd" stands for all of etcd/.
 VALUES = ("routes", "errors", "events")
-PARTS = (*VALUES, "core", "options", "stats", "subscription", "version", "view", "etcd")
+PARTS = (*VALUES, "core", "options", "stats", "subscription", "version", "view", "etcd", "clock", "forks", "health")
 PUBLIC = ("", *VALUES, "options", "core.edf", "core.values", "etcd.server")  # "" is the package itself
 ARROWS = {
     "routes": (),
     "errors": (),
     "stats": (),
+    "clock": (),
+    "forks": ("errors",),
     "version": ("routes",),
+    "health": ("core",),
     "events": ("routes",),
     "core": (*VALUES, "core"),
     "options": ("core", "errors", "routes"),
-    "subscription": ("events", "errors", "stats"),
-    "view": (*VALUES, "core", "options", "stats", "subscription"),
-    "etcd": (*VALUES, "core", "options", "stats", "etcd"),
+    "subscription": ("events", "errors", "forks", "stats"),
+    "view": (*VALUES, "core", "clock", "options", "stats", "subscription"),
+    "etcd": (*VALUES, "core", "clock", "options", "stats", "etcd"),
     "runner": PARTS,
     "registrar": (*PARTS, "runner"),
     "": (*PARTS, "registrar"),

@@ -5,9 +5,11 @@ settings, compares on a lease, reads in pages, a kept watch stream, and answers 
 aetcd are touched in this file only.
 """
 
+import contextlib
+import re
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,8 @@ class Client:
         self._options = options
         self._etcd: Any = aetcd.Client(self._host, self._port)
         self._closed = False
+        self._when_closed: list[Callable[[], None]] = []
+        self._answers_last: bool | None = None
 
     async def connect(self) -> None:
         """Make the channel and the stubs. gRPC connects with the first call."""
@@ -79,7 +83,18 @@ class Client:
     async def close(self) -> None:
         """Close the channel; what still runs on it is cancelled."""
         self._closed = True
+        for tell in list(self._when_closed):
+            tell()
         await self._etcd.close()
+
+    @contextlib.contextmanager
+    def when_closed(self, tell: Callable[[], None]) -> Iterator[None]:
+        """Call `tell` should the client be closed within the block: grpc.aio does not wake who opens a stream."""
+        self._when_closed.append(tell)
+        try:
+            yield
+        finally:
+            self._when_closed.remove(tell)
 
     @property
     def _open(self) -> Any:
@@ -109,7 +124,7 @@ class Client:
             if "authentication is not enabled" in (error.details() or ""):
                 return
             raise
-        self._etcd.metadata = (_WITH_LEADER, ("token", answer.token))
+        self._etcd.metadata = (_WITH_LEADER, ("token", _read(answer).token))
 
     async def get(self, key: bytes) -> Any:
         """Return an `aetcd.Get` with value, lease and revisions of a key, None if there is no such key."""
@@ -135,12 +150,38 @@ class Client:
 
     async def member_status(self) -> Any:
         """Return the `StatusResponse` of this endpoint's member: cluster id, version, leader."""
-        return await self._open.maintenancestub.Status(rpc.StatusRequest(), metadata=self._open.metadata)
+        return _read(await self._open.maintenancestub.Status(rpc.StatusRequest(), metadata=self._open.metadata))
+
+    async def answers_progress_last(self) -> bool:
+        """Say whether a watch's answer to `WatchProgressRequest` comes behind all events that it covers.
+
+        Since 3.4.25 and 3.5.8 (etcd's issue 15220). Before, it may overtake them.
+        """
+        if self._answers_last is None:
+            version = [int(part) for part in re.findall(r"\d+", (await self.member_status()).version)[:3]]
+            self._answers_last = version >= [3, 5, 8] or [3, 4, 25] <= version < [3, 5]
+        return self._answers_last
+
+    async def youngest(self, start: bytes, end: bytes, *, revision: int) -> Any:
+        """Return the `RangeResponse` of the youngest key in a range, and the count of all, as of `revision`.
+
+        Never several in one transaction: one that only reads, and is cancelled, lets older etcds panic (issue 14110).
+        """
+        request = rpc.RangeRequest(
+            key=start,
+            range_end=end,
+            limit=1,
+            revision=revision,
+            keys_only=True,
+            sort_target=rpc.RangeRequest.MOD,
+            sort_order=rpc.RangeRequest.DESCEND,
+        )
+        return _read(await self._open.kvstub.Range(request, metadata=self._open.metadata))
 
     async def page(self, start: bytes, end: bytes, *, limit: int, revision: int) -> Any:
         """Return the `RangeResponse` of at most `limit` keys from `start` to before `end`, as of `revision`."""
         request = rpc.RangeRequest(key=start, range_end=end, limit=limit, revision=revision)
-        return await self._open.kvstub.Range(request, metadata=self._open.metadata)
+        return _read(await self._open.kvstub.Range(request, metadata=self._open.metadata))
 
     async def commit(
         self, compare: Sequence[Any], success: Sequence[Any], failure: Sequence[Any] = ()
@@ -160,13 +201,20 @@ class Client:
             answer = await call.read()
             if answer is grpc.aio.EOF:  # etcd ended the stream: ask the call why
                 raise _ended(await call.code(), await call.details())
-            return int(answer.TTL)
+            return int(_read(answer).TTL)
         finally:
             call.cancel()
 
     def watch_stream(self) -> Any:
         """Open the watch stream: a call with `write(WatchRequest)`, `read()` and `cancel()`."""
         return self._open.watchstub.Watch(metadata=self._open.metadata)
+
+
+def _read(answer: Any) -> Any:
+    """Return an answer, unless gRPC could not read it: then it returns None."""
+    if answer is None:
+        raise ConnectionError("etcd sent what is no answer to this")
+    return answer
 
 
 def _ended(code: grpc.StatusCode, details: str | None) -> grpc.aio.AioRpcError:

@@ -7,15 +7,19 @@ package is guarded: it says in its compares what must hold before, and so does n
 """
 
 import asyncio
+import contextlib
+import functools
 import logging
-import time
-from collections.abc import Awaitable, Callable, Iterator
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from enum import Enum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aetcd
 import grpc
 
+from ergo_registrar.clock import now
+from ergo_registrar.core.backoff import delays
 from ergo_registrar.errors import ConnectionFailedError
 from ergo_registrar.etcd.client import Client
 from ergo_registrar.etcd.shield import was_cancelled
@@ -26,7 +30,10 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-_LOGIN_PAUSE = 30.0  # seconds before a refused login is tried again: each costs etcd a bcrypt, and may be one of many
+# Seconds before a refused login is tried again, growing from the one to the other: each costs etcd a bcrypt, and may be
+# one of many.
+_LOGIN_PAUSE_FIRST, _LOGIN_PAUSE = 1.0, 30.0
+_LOGIN_TIMEOUT = 10.0  # seconds, or `request_timeout` if that is longer: many may log in at once
 _PATIENCE = 2.0  # seconds for one attempt in the first round, doubled each round
 _ROUND_PAUSE = 0.05  # seconds between two rounds over all endpoints, doubled each round up to the next
 _ROUND_PAUSE_MOST = 0.5
@@ -97,15 +104,24 @@ _HINTS: tuple[tuple[str, str], ...] = (
 class Connection:
     """Calls to etcd, each within its deadline, over whichever endpoint answers. Made inside the running loop."""
 
-    def __init__(self, options: Options, stats: Stats, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        options: Options,
+        stats: Stats,
+        *,
+        clock: Callable[[], float] = now,
+        rng: random.Random | None = None,
+    ) -> None:
         self._options = options
         self._stats = stats
         self._clock = clock
         self._client: Client | None = None
         self._index = 0
-        self._login = asyncio.Lock()
+        self._login: asyncio.Task[None] | None = None  # the one that is, or was, under way
         self._refusal: grpc.aio.AioRpcError | None = None  # etcd's last word on the login
         self._refused_until = 0.0
+        self._random = rng or random.Random()  # jitter is no secret
+        self._login_pauses = self._pauses_of_logins()
         self._closed = False
 
     @property
@@ -136,7 +152,7 @@ class Connection:
             endpoint = self._options.endpoints[self._index]
             patience, pause = next(rounds)
             try:
-                return await self._attempt(operation, min(patience, left), stale)
+                return await self._attempt(operation, min(patience, left), ends, stale)
             except _AttemptFailed as failed:
                 if failed.verdict is Verdict.LOG_IN and stale is None and failed.client is not None:
                     stale = failed.token
@@ -146,6 +162,8 @@ class Connection:
                     raise _final(what, endpoint, failed) from cause
                 if endpoint not in tried or left >= patience:  # one cut short at the end has nothing better to say
                     tried[endpoint] = failed.reason
+                if failed.hasty:
+                    break
                 await self.give_up(failed.client, endpoint)
                 await asyncio.sleep(min(pause, max(0.0, ends - self._clock())))
         raise self._unreachable(what, total, tried)
@@ -161,27 +179,34 @@ class Connection:
     async def close(self) -> None:
         """Close the channel; what still runs on it fails. Idempotent."""
         self._closed = True
+        if self._login is not None:
+            self._login.cancel()
+            await asyncio.wait({self._login})
         client, self._client = self._client, None
         if client is not None:
             await client.close()
 
-    async def _attempt(self, operation: Callable[[Client], Awaitable[T]], seconds: float, stale: object) -> T:
+    async def _attempt(
+        self, operation: Callable[[Client], Awaitable[T]], patience: float, ends: float, stale: object
+    ) -> T:
         """Try once. With a `stale` token (that etcd refused), log in again first, unless someone else just did."""
         client: Client | None = None
         token: object = None
+        seconds = ends - self._clock()
         try:
             async with asyncio.timeout(seconds):
-                client = await self._connected()
-                if stale is not None:
-                    async with self._login:
-                        if client is not self._client:
-                            raise ConnectionError("the connection was given up")
-                        if client.token is stale:
-                            await self._log_in(client)
+                client = await self._connected(patience)
+                while stale is not None and client.token is stale:
+                    if client is not self._client:
+                        raise ConnectionError("the connection was given up")
+                    await self._log_in_alone(functools.partial(self._log_in, client))
+            seconds = min(patience, ends - self._clock())
+            async with asyncio.timeout(seconds):
                 token = client.token
                 return await operation(client)
         except TimeoutError as error:
-            raise _AttemptFailed(client, Verdict.ELSEWHERE, f"no answer within {seconds:.3g} s", error) from None
+            reason, hasty = f"no answer within {seconds:.3g} s", seconds < patience / 2
+            raise _AttemptFailed(client, Verdict.ELSEWHERE, reason, error, hasty=hasty) from None
         except (aetcd.ClientError, grpc.aio.AioRpcError, grpc.aio.BaseError, OSError) as error:
             raise _AttemptFailed(client, *_judge(error), error, token) from None
         except asyncio.CancelledError as error:
@@ -189,23 +214,39 @@ class Connection:
                 raise
             raise _AttemptFailed(client, Verdict.ELSEWHERE, "the channel was closed", error) from None
 
-    async def _connected(self) -> Client:
-        """Return the current client, made and logged in if need be; one caller does it, the others wait."""
-        if self._client is not None:
-            return self._client
-        async with self._login:
-            if self._client is None:
-                self._refuse_closed()
-                client = Client(self._options.endpoints[self._index], self._options)
-                try:
-                    await client.connect()
-                    await self._log_in(client)
-                    self._refuse_closed()
-                except BaseException:  # also cancelled: a channel nobody knows would be left behind
-                    await client.close()
-                    raise
-                self._client = client
-            return self._client
+    async def _connected(self, patience: float) -> Client:
+        """Return the current client, made and logged in if need be; one caller has it done, the others wait."""
+        while self._client is None:
+            self._refuse_closed()
+            await self._log_in_alone(functools.partial(self._make, patience))
+        return self._client
+
+    async def _log_in_alone(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Wait for the login that is under way, or else for this one.
+
+        It goes on though all who wait for it give up: each costs etcd a bcrypt, and when many lost their tokens in one
+        moment, who asks again and again is never answered.
+        """
+        if self._login is None or self._login.done():
+            self._login = asyncio.create_task(work())
+            self._login.add_done_callback(_seen)
+        await asyncio.shield(self._login)
+
+    async def _make(self, patience: float) -> None:
+        """Make a client. An endpoint that is not there, or hangs, is found before the login, which may take long."""
+        client = Client(self._options.endpoints[self._index], self._options)
+        try:
+            async with _within(patience):
+                await client.connect()
+                if client.logs_in:
+                    await _answers(client)
+            async with _within(max(_LOGIN_TIMEOUT, self._options.request_timeout)):
+                await self._log_in(client)
+            self._refuse_closed()
+        except BaseException:  # also cancelled: a channel nobody knows would be left behind
+            await client.close()
+            raise
+        self._client = client
 
     def _refuse_closed(self) -> None:
         if self._closed:
@@ -220,15 +261,25 @@ class Connection:
             await client.log_in()
         except grpc.aio.AioRpcError as error:
             if _judge(error)[0] is Verdict.FINAL:
-                self._refusal, self._refused_until = error, self._clock() + _LOGIN_PAUSE
+                self._refusal, self._refused_until = error, self._clock() + next(self._login_pauses)
                 _log.error("etcd refuses the login of %r: %s", self._options.username, error.details())
             raise
+        self._login_pauses = self._pauses_of_logins()
+
+    def _pauses_of_logins(self) -> Iterator[float]:
+        return delays(self._random, first=_LOGIN_PAUSE_FIRST, most=_LOGIN_PAUSE)
+
+    def log_in_at_once(self) -> None:
+        """Ask etcd anew with the next call, although it has just refused a login: for the last calls there are."""
+        self._refusal = None
 
     async def give_up(self, client: Client | None, endpoint: str) -> None:
         """Throw a client away, or the endpoint that none could be made for, and turn to the next endpoint.
 
         Of several calls that failed there, the first one turns.
         """
+        if client is None and self._login is not None and not self._login.done():
+            return  # who gave up waits no longer, and that is all
         if client is self._client and (client or endpoint == self._options.endpoints[self._index]):
             self._client = None
             self._index = (self._index + 1) % len(self._options.endpoints)
@@ -243,7 +294,14 @@ class Connection:
 
 class _AttemptFailed(Exception):
     def __init__(
-        self, client: Client | None, verdict: Verdict, reason: str, cause: BaseException, token: object = None
+        self,
+        client: Client | None,
+        verdict: Verdict,
+        reason: str,
+        cause: BaseException,
+        token: object = None,
+        *,
+        hasty: bool = False,
     ) -> None:
         super().__init__(reason)
         self.client = client
@@ -251,6 +309,7 @@ class _AttemptFailed(Exception):
         self.reason = reason
         self.cause = cause
         self.token = token
+        self.hasty = hasty  # it had too little time to blame the endpoint
 
 
 def _rounds(endpoints: int, total: float) -> Iterator[tuple[float, float]]:
@@ -266,6 +325,30 @@ def _rounds(endpoints: int, total: float) -> Iterator[tuple[float, float]]:
             yield share, 0.0
         yield share, pause
         patience, pause = 2 * patience, min(2 * pause, _ROUND_PAUSE_MOST)
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """Take note of how it ended, though nobody may wait for it any more."""
+    if not task.cancelled():
+        task.exception()
+
+
+@contextlib.asynccontextmanager
+async def _within(seconds: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise ConnectionError(f"no answer within {seconds:.3g} s") from None
+
+
+async def _answers(client: Client) -> None:
+    """Raise if nobody answers there; whatever is answered will do."""
+    try:
+        await client.member_status()
+    except grpc.aio.AioRpcError as error:
+        if _judge(error)[0] is Verdict.ELSEWHERE:
+            raise
 
 
 async def _member_with_leader(client: Client) -> None:

@@ -3,7 +3,6 @@
 It listens on the loopback alone, writes without fsync, and ends with the block that started it. Not for production.
 """
 
-import asyncio
 import dataclasses
 import errno
 import os
@@ -11,43 +10,32 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import aetcd
 import anyio
+import grpc
 from anyio import to_thread
 
-from ergo_registrar.errors import RegistrarError, ValidationError
+from ergo_registrar.errors import RegistrarError, UnsupportedError, ValidationError
+from ergo_registrar.etcd.client import Client
+from ergo_registrar.etcd.process import HOST, POLL, SIGKILL, Process
 from ergo_registrar.etcd.program import find_etcd, find_etcdctl
 from ergo_registrar.etcd.shield import finish
+from ergo_registrar.options import Options
 
 __all__ = ["LocalEtcd", "Member", "ServerTLS", "find_etcd", "find_etcdctl"]
 
-_HOST = "127.0.0.1"
 _TRIES = 5  # with other ports each; more than one lost race in a row means something else is wrong
-_POLL = 0.02  # seconds between two questions
-_ANSWER_TIMEOUT = 1.0  # seconds for one answer of a member that has no leader yet
-_SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # on Windows both end a process at once
 _TERMINATE_TIMEOUT = 5.0  # seconds from SIGTERM to SIGKILL; a healthy single member needs some 10 ms
 _KILL_TIMEOUT = 5.0
 _VERSION_TIMEOUT = 5.0
-_TAIL_LINES = 25  # a wrong flag is named first and then followed by 20 lines of usage
-_TAIL_BYTES = 16_384
-
-# Runs in the new process, in front of etcd: is killed when the thread that started it ends, the one that runs the
-# event loop (prctl(2): 1 is PR_SET_PDEATHSIG, 9 SIGKILL). Not a `preexec_fn`: that runs Python between fork and exec,
-# where locks that gRPC's threads held have nobody left to release them.
-_DIE_WITH_PARENT = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 9)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
+_CALL_TIMEOUT = 10.0  # seconds for what an operator asks of etcd
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,15 +53,18 @@ class ServerTLS:
 class Member:
     """One process of a `LocalEtcd`. `endpoint` is HOST:PORT for clients; `log` is the file with all it printed."""
 
-    def __init__(self, name: str, directory: Path, client_port: int, peer_port: int, health_port: int) -> None:
+    def __init__(
+        self, name: str, directory: Path, client_port: int, peer_port: int, health_port: int, start_timeout: float
+    ) -> None:
         self.name = name
-        self.endpoint: str = f"{_HOST}:{client_port}"
-        self.peer_url: str = f"http://{_HOST}:{peer_port}"
+        self.endpoint: str = f"{HOST}:{client_port}"
+        self.peer_url: str = f"http://{HOST}:{peer_port}"
         self.data: Path = directory / name
         self.log: Path = directory / f"{name}.log"
         self._health_port = health_port
-        self._log_start = 0
-        self._process: asyncio.subprocess.Process | None = None
+        self._start_timeout = start_timeout
+        self._process = Process(self.data, self.log, health_port)
+        self._command: Sequence[str] = ()
 
     def __repr__(self) -> str:
         return f"<Member {self.name} at {self.endpoint}, process {self.pid}, exit status {self.returncode}>"
@@ -81,51 +72,48 @@ class Member:
     @property
     def pid(self) -> int | None:
         """The process's id, None before its first start."""
-        return self._process.pid if self._process else None
+        return self._process.pid
 
     @property
     def returncode(self) -> int | None:
         """What the process ended with, minus the number of the signal that ended it; None while it lives."""
-        return self._process.returncode if self._process else None
+        return self._process.returncode
 
-    async def _start(self, command: Sequence[str]) -> None:
-        await finish(self._spawn(_dying_with_parent(command)))  # half started, it would be nobody's to end
+    async def kill(self) -> None:
+        """End the process with SIGKILL, paused or not; return when it is dead. Nothing if it is dead already.
 
-    async def _spawn(self, command: Sequence[str]) -> None:
-        with await to_thread.run_sync(self.log.open, "ab") as log:
-            self._log_start = log.seek(0, os.SEEK_END)
-            self._process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={k: v for k, v in os.environ.items() if not k.startswith("ETCD_") or k == "ETCD_UNSUPPORTED_ARCH"},
-                start_new_session=True,  # a Ctrl-C is for us, and we end it
-            )
-
-    async def _healthy(self) -> bool:
-        """Tell whether this member has a leader and serves reads that a majority confirmed: etcd's `/health` does one.
-
-        It makes its data directory only once it has its ports. Without that, whoever answers is someone else.
+        When this is cancelled, it is being killed all the same.
         """
-        with anyio.move_on_after(_ANSWER_TIMEOUT), suppress(OSError, anyio.BrokenResourceError):
-            async with await anyio.connect_tcp(_HOST, self._health_port) as stream:
-                await stream.send(b"GET /health HTTP/1.0\r\n\r\n")
-                answer = b"".join([part async for part in stream])
-            return b'"health":"true"' in answer and await to_thread.run_sync(self.data.exists)
-        return False
+        await self._process.kill()
 
-    async def _log_tail(self) -> str:
-        return await to_thread.run_sync(_tail, self.log, self._log_start)
+    async def pause(self) -> None:
+        """Let the process stand still (SIGSTOP), its connections open; return when every thread of it does.
 
-    def _signal(self, number: int) -> None:
-        if self._process and self._process.returncode is None:
-            with suppress(ProcessLookupError):
-                self._process.send_signal(number)
+        Raises:
+            RegistrarError: the process is dead.
+            UnsupportedError: there is no SIGSTOP here, or no waitid(2): Windows, and macOS before Python 3.13.
+        """
+        await self._process.pause()
 
-    async def _ended(self) -> None:
-        if self._process:
-            await self._process.wait()
+    def resume(self) -> None:
+        """Let a paused process go on (SIGCONT). Nothing if it is not paused. `UnsupportedError` on Windows."""
+        self._process.resume()
+
+    async def restart(self, *, wait: bool = True) -> None:
+        """Kill the process if it lives, and start it again, on the same data and ports and with the same flags.
+
+        With `wait`, return when it has a leader and serves reads, which takes a majority of the members. Cancelling
+        ends the waiting; a process that was being started lives.
+
+        Raises:
+            RegistrarError: it ended instead, or was not ready within `start_timeout` (the end of its log is in it); or
+                the block of its `LocalEtcd` has ended.
+        """
+        if not self._command:
+            raise RegistrarError(f"{self.name} cannot be started again: its LocalEtcd has ended")
+        await self._process.start(self._command)
+        if wait:
+            await _until_ready([self], self._start_timeout)
 
 
 class LocalEtcd:
@@ -146,6 +134,9 @@ class LocalEtcd:
     (naming the three ways to get one), when `port` is taken, and when a member ends or is not ready in time (with the
     end of its log). Leaving, a failure and cancellation all end every process before they go on, within some 10 s even
     if it does not want to. A cancellation that arrives meanwhile is raised afterwards.
+
+    For tests of what a service survives, a `Member` can be killed, paused, resumed and restarted, and `compact` and
+    `expire_lease` do what otherwise time does. All calls belong to the event loop that entered the block.
 
     The processes have a session of their own, so that Ctrl-C reaches this process only. On Linux they also die when
     the thread whose event loop started them dies, be it by SIGKILL; elsewhere, killing this process leaves them.
@@ -198,6 +189,59 @@ class LocalEtcd:
         """The members' log files. They last as long as the directory does."""
         return tuple(member.log for member in self.members)
 
+    async def leader(self) -> Member:
+        """Return the member that leads, once there is one. `RegistrarError` if there is none within `start_timeout`."""
+        with anyio.move_on_after(self._start_timeout):
+            while True:
+                for member in self.members:
+                    if await member._process.leads():
+                        return member
+                await anyio.sleep(POLL)
+        raise RegistrarError(f"no member led within {self._start_timeout:g} s. " + await _tails(self.members))
+
+    async def ready(self) -> None:
+        """Wait until every member that lives has a leader and serves reads. A paused one lives, and never does.
+
+        Raises:
+            RegistrarError: that was not so within `start_timeout`, or one of them ended. The end of its log is in it.
+        """
+        await _until_ready([member for member in self.members if member.returncode is None], self._start_timeout)
+
+    async def compact(self, revision: int | None = None, *, options: Options | None = None) -> None:
+        """Let etcd forget what was before a revision, None for the present one; return when its disk has, too.
+
+        `options` is for TLS and login, which takes a user with the role root; its endpoints are not used.
+        `RegistrarError` when etcd refuses or does not answer. What is forgotten already is no error.
+        """
+        await self._operate(options, "compact", lambda etcd: etcd.compact(revision))
+
+    async def expire_lease(self, key: str, *, options: Options | None = None) -> None:
+        """End the lease that a key hangs on, as if its time had run out: all its keys are deleted in one revision.
+
+        To etcd it is the same: its leader ends an expired lease with the request that this makes, LeaseRevoke
+        (https://github.com/etcd-io/etcd/blob/v3.5.1/server/etcdserver/server.go, `run`). A live holder finds its lease
+        gone, as after a stall longer than the TTL.
+
+        `options` as for `compact`. `RegistrarError` when the key is absent or has no lease, and as for `compact`.
+        """
+        await self._operate(options, f"expire the lease of {key!r}", lambda etcd: etcd.expire_lease(key))
+
+    async def _operate(
+        self, options: Options | None, what: str, operation: Callable[["_Operator"], Awaitable[None]]
+    ) -> None:
+        endpoint = (await self.leader()).endpoint
+        client = _Operator(endpoint, options or Options(endpoints=(endpoint,)))
+        try:
+            with anyio.fail_after(_CALL_TIMEOUT):
+                await client.connect()
+                await client.log_in()
+                await operation(client)
+        except (aetcd.ClientError, grpc.aio.AioRpcError, TimeoutError) as error:
+            reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error) or "no answer"
+            raise RegistrarError(f"{what} at {endpoint}: {reason}") from error
+        finally:
+            await finish(client.close())
+
     async def __aenter__(self) -> Self:
         if self._directory is not None:
             raise RegistrarError("this LocalEtcd runs already: make another one")
@@ -216,18 +260,15 @@ class LocalEtcd:
     async def _start(self) -> None:
         program = await to_thread.run_sync(find_etcd)
         directory = await finish(self._make_directory())
+        command = [str(program), *await self._common_flags(program)]
         try:
             with anyio.fail_after(self._start_timeout):
-                command = [str(program), *await self._common_flags(program)]
                 for tries_left in reversed(range(_TRIES)):
                     self._members = self._lay_out(directory)
                     if await self._try_to_start(command, last=tries_left == 0):
                         return
         except TimeoutError:
-            unready = [member for member in self._members if not await member._healthy()]
-            raise RegistrarError(
-                f"etcd was not ready within {self._start_timeout:g} s. " + await self._tails(unready)
-            ) from None
+            raise await _not_ready(self._members, self._start_timeout) from None
 
     async def _make_directory(self) -> Path:
         self._directory = await to_thread.run_sync(_make_directory, self._given_directory, self._count)
@@ -237,15 +278,13 @@ class LocalEtcd:
         """Start all members and wait until they are ready. Return False if they lost a race for their ports."""
         cluster = ",".join(f"{member.name}={member.peer_url}" for member in self._members)
         for member in self._members:
-            await member._start([*command, *self._flags(member, cluster), *self._arguments])
-        failed = await self._first_to_fail()
+            member._command = [*command, *self._flags(member, cluster), *self._arguments]
+            await member._process.start(member._command)
+        failed = await _first_to_fail(self._members)
         if failed is None:
             return True
-        tail = await failed._log_tail()
-        if last or ": bind: " not in tail:
-            raise RegistrarError(
-                f"etcd ended with status {failed.returncode} before it was ready. " + await self._tails([failed])
-            )
+        if last or ": bind: " not in await failed._process.log_tail():
+            raise await _ended(failed)
         await self._end_processes()
         if self._count > 1:  # the others wrote the lost port into their data; a single one wrote nothing
             for member in self._members:
@@ -258,7 +297,9 @@ class LocalEtcd:
         client, peer = ports[:n], ports[n : 2 * n]
         # /health stands on the client port, and with TLS on a plain one of its own: we may have no certificate for it.
         health = ports[2 * n :] if self._tls else client
-        return tuple(Member(f"etcd{i + 1}", directory, client[i], peer[i], health[i]) for i in range(n))
+        return tuple(
+            Member(f"etcd{i + 1}", directory, client[i], peer[i], health[i], self._start_timeout) for i in range(n)
+        )
 
     def _flags(self, member: Member, cluster: str) -> list[str]:
         client_url = f"{'https' if self._tls else 'http'}://{member.endpoint}"
@@ -272,7 +313,7 @@ class LocalEtcd:
             f"--initial-cluster={cluster}",
             f"--initial-cluster-token={cluster}",  # a stray member of another cluster is turned away
         ]
-        return [*flags, f"--listen-metrics-urls=http://{_HOST}:{member._health_port}"] if self._tls else flags
+        return [*flags, f"--listen-metrics-urls=http://{HOST}:{member._health_port}"] if self._tls else flags
 
     async def _common_flags(self, program: Path) -> list[str]:
         flags = ["--unsafe-no-fsync"] if await to_thread.run_sync(_takes_unsafe_no_fsync, program) else []
@@ -282,24 +323,10 @@ class LocalEtcd:
                 flags += [f"--trusted-ca-file={self._tls.client_ca}", "--client-cert-auth"]
         return flags
 
-    async def _first_to_fail(self) -> Member | None:
-        """Wait until all are ready, and return None, or until one ended, and return it."""
-        waiting = list(self._members)
-        while True:
-            for member in self._members:
-                if member.returncode is not None:
-                    return member
-            if not waiting:
-                return None
-            if await waiting[0]._healthy():
-                waiting.pop(0)
-            else:
-                await anyio.sleep(_POLL)
-
-    async def _tails(self, members: Iterable[Member]) -> str:
-        return "\n".join([f"The log of {member.name} ends with:\n{await member._log_tail()}" for member in members])
-
     async def _stop(self) -> None:
+        for member in self._members:
+            member._command = ()
+            await member._process.started()  # a restart whose caller has gone
         await self._end_processes()
         directory, self._directory = self._directory, None
         if directory and self._given_directory is None:
@@ -309,19 +336,73 @@ class LocalEtcd:
         # Data that will be read again deserves a SIGTERM. Three members that all got one would not end for 7 s: the
         # leader looks for a successor.
         gently = self._count == 1 and self._given_directory is not None
-        for number, timeout in ((signal.SIGTERM, _TERMINATE_TIMEOUT), (_SIGKILL, _KILL_TIMEOUT))[0 if gently else 1 :]:
+        for number, timeout in ((signal.SIGTERM, _TERMINATE_TIMEOUT), (SIGKILL, _KILL_TIMEOUT))[0 if gently else 1 :]:
             for member in self._members:
-                member._signal(number)
+                member._process.signal(number)
+                if gently:
+                    with suppress(UnsupportedError):
+                        member.resume()  # or it would not hear of it
             with anyio.move_on_after(timeout):
                 for member in self._members:
-                    await member._ended()
+                    await member._process.ended()
 
 
-def _dying_with_parent(command: Sequence[str]) -> Sequence[str]:
-    is_python = bool(sys.executable) and not getattr(sys, "frozen", False)  # a frozen program would start itself
-    if sys.platform != "linux" or not is_python:
-        return command
-    return [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
+class _Operator(Client):
+    """A client that can also compact."""
+
+    async def compact(self, revision: int | None) -> None:
+        if revision is None:
+            revision = (await self.page(b"-", b"", limit=1, revision=0)).header.revision
+        try:
+            await self._open.compact(revision, physical=True)
+        except aetcd.ClientError as error:
+            if "has been compacted" not in str(error):  # so it has been done
+                raise
+
+    async def expire_lease(self, key: str) -> None:
+        found = await self.get(key.encode())
+        if found is None or not found.lease:
+            raise RegistrarError(f"{key!r} {'hangs on no lease' if found else 'does not stand in etcd'}")
+        await self.revoke(found.lease)
+
+
+async def _until_ready(members: Sequence[Member], timeout: float) -> None:
+    try:
+        with anyio.fail_after(timeout):
+            failed = await _first_to_fail(members)
+    except TimeoutError:
+        raise await _not_ready(members, timeout) from None
+    if failed is not None:
+        raise await _ended(failed)
+
+
+async def _first_to_fail(members: Sequence[Member]) -> Member | None:
+    """Wait until all are ready, and return None, or until one ended, and return it."""
+    waiting = list(members)
+    while True:
+        for member in members:
+            if member.returncode is not None:
+                return member
+        if not waiting:
+            return None
+        if await waiting[0]._process.healthy():
+            waiting.pop(0)
+        else:
+            await anyio.sleep(POLL)
+
+
+async def _not_ready(members: Iterable[Member], timeout: float) -> RegistrarError:
+    unready = [member for member in members if not await member._process.healthy()]
+    return RegistrarError(f"etcd was not ready within {timeout:g} s. " + await _tails(unready))
+
+
+async def _ended(member: Member) -> RegistrarError:
+    return RegistrarError(f"etcd ended with status {member.returncode} before it was ready. " + await _tails([member]))
+
+
+async def _tails(members: Iterable[Member]) -> str:
+    tails = [f"The log of {member.name} ends with:\n{await member._process.log_tail()}" for member in members]
+    return "\n".join(tails)
 
 
 def _takes_unsafe_no_fsync(program: Path) -> bool:
@@ -340,12 +421,12 @@ def _free_ports(count: int, first: int | None = None) -> list[int]:
             if os.name == "posix":  # as Go does: old connections do not occupy a port. Elsewhere it means another thing
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                listener.bind((_HOST, first if n == 0 and first else 0))
+                listener.bind((HOST, first if n == 0 and first else 0))
             except OSError as error:
                 if n or not first:
                     raise
                 why = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror})"
-                raise RegistrarError(f"port {first} of {_HOST} {why}: give another one, or None for any free") from None
+                raise RegistrarError(f"port {first} of {HOST} {why}: give another one, or None for any free") from None
         return [listener.getsockname()[1] for listener in sockets]
 
 
@@ -361,12 +442,3 @@ def _make_directory(given: str | Path | None, members: int) -> Path:
 
 def _remove(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
-
-
-def _tail(log: Path, start: int) -> str:
-    lines: list[str] = []
-    with suppress(FileNotFoundError), log.open("rb") as file:  # it never came to be if time ran out before
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(start, size - _TAIL_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()
-    return "\n".join(f"    {line}" for line in lines[-_TAIL_LINES:]) or "    (nothing)"

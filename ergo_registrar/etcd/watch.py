@@ -1,9 +1,13 @@
 """List, then watch, with no gap: a few prefixes of etcd followed from one fixed revision on.
 
-`start` reads every prefix at one revision, in pages, and opens one watch for each on a common stream, from the next
-revision on. `run` follows the stream. After a break it resumes at the revision behind the last one applied; where etcd
-no longer keeps that, or has fewer revisions than were seen (a restored backup), it reads everything anew, and the sink
-makes events of the differences.
+`start` reads every prefix at one revision, in pages, and opens one watch for each on a common stream, to follow from
+there. `run` follows the stream. After a break it resumes at the last revision applied; where etcd no longer keeps that,
+or has fewer revisions than were seen (a restored backup), it reads everything anew, and the sink makes events of the
+differences.
+
+An idle stream says nothing for minutes, a broken one too. So etcd is asked on the stream itself, every so often, how
+far it is, and its answer proves that nothing is missing. A stream on which nothing comes any more is given up. Where
+etcd is too old for its answers to prove that, a new stream is compared with what stands in etcd.
 
 Sources: etcd's api/etcdserverpb/rpc.proto, and what was measured (docs/explanation/etcd.md). Watch ids are chosen here,
 from 1 up, and created one at a time, because a refusal carries the id -1 or 0; after one the stream is built anew.
@@ -12,21 +16,22 @@ from 1 up, and created one at a time, because a refusal carries the id -1 or 0; 
 import asyncio
 import logging
 import random
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
-from operator import attrgetter
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, groupby
+from operator import attrgetter, itemgetter
+from typing import Any, Never, Protocol
 
-import grpc
+import anyio
 from aetcd import rpc
 
+from ergo_registrar.clock import now
 from ergo_registrar.core.backoff import delays
 from ergo_registrar.core.keys import prefix_end
 from ergo_registrar.core.records import Record
 from ergo_registrar.errors import ConnectionFailedError, RegistrarError
 from ergo_registrar.etcd.client import Client
 from ergo_registrar.etcd.connection import BrokenError, CompactedError, Connection, TooLargeError
-from ergo_registrar.etcd.shield import was_cancelled
+from ergo_registrar.etcd.stream import PROGRESS, Stream, WatchRefusedError
 from ergo_registrar.stats import Stats
 
 _log = logging.getLogger(__name__)
@@ -34,23 +39,26 @@ _log = logging.getLogger(__name__)
 _PAGE = 1000  # keys asked for at once; halved where an answer is too large for a message
 _PATIENCE = 2.0  # seconds for etcd's word on a new watch, doubled after each failure: a hung one is left soon
 _RETRY_FIRST, _RETRY_MOST = 0.1, 1.0  # seconds between two tries for a broken stream
+_MOST = 2**63 - 1  # the largest revision there can be
+_CATCH_UP = 0.12  # seconds; every 0.1 s older etcds bring up to date what began in the past (syncWatchersLoop)
+_HOLD = 1.0  # seconds for which changes wait for a new stream's first proof; some may then be told out of order
+_ASK_AGAIN = 0.25  # seconds; etcd since 3.4.25 and 3.5.8 answers only once it has sent everything (its issue 15220)
 
 
 class Sink(Protocol):
-    """Who decides what becomes of what was read. Both run without delay, and are never called at the same time."""
+    """Who decides what becomes of what was read. All run without delay, and are never called at the same time."""
 
-    def listed(self, revision: int, found: dict[bytes, list[Record]]) -> None:
-        """Take the whole of every prefix, as of one revision."""
+    def listed(self, revision: int, found: dict[bytes, list[Record]], asked: float) -> None:
+        """Take the whole of every prefix, as of one revision, as asked for at a time of the clock."""
 
     def changed(self, prefix: bytes, revision: int, records: Sequence[Record]) -> None:
         """Take all changes that one revision made under one prefix, in order."""
 
-    def current(self, proven: bool, reason: Exception | None) -> None:
-        """Take note that etcd shows us every change again, or does not any more."""
+    def shown(self, revision: int, asked: float) -> None:
+        """Take note that every change up to `revision` was told, and all that there were when etcd was asked for it."""
 
-
-class WatchRefusedError(ConnectionFailedError):
-    """etcd denied or cancelled a watch."""
+    def broken(self, reason: Exception) -> None:
+        """Take note that etcd does not show us every change any more, until the next `shown`."""
 
 
 class Watcher:
@@ -64,17 +72,29 @@ class Watcher:
         stats: Stats,
         *,
         timeout: float,
+        beat: float,
+        clock: Callable[[], float] = now,
         rng: random.Random | None = None,
     ) -> None:
         self._connection = connection
         self._prefixes = tuple(prefixes)
         self._sink = sink
         self._timeout = timeout  # seconds for `start`, and the most that etcd's word on a new watch may take
+        self._beat = beat  # seconds between two proofs, and the most that a stream may be silent when asked for one
+        self._asking = asyncio.Event()  # one is wanted now
+        self._clock = clock
         self._patience = _PATIENCE
         self._random = rng or random.Random()  # jitter is no secret
         self._applied: dict[bytes, int] = {}  # prefix -> the last revision that was applied; empty: list first
+        self._counts: dict[bytes, int] = {}  # prefix -> how many keys it then had
+        self._youngest = Record(b"", None)  # the record that changed last of all that was applied
+        self._raft_index = 0  # how far raft's log was then, or later
+        self._denied = False  # a stream was refused, and none was opened since
+        # What came on a stream that is not proven yet. Its watches catch up one by one, so that what came first may be
+        # the younger; told like that, a value that moved from one level to another would be gone for a moment.
+        self._held: list[tuple[int, bytes, list[Record]]] | None = None
         self._history = (0, 0)  # the id of the etcd cluster that was read, and its raft term then
-        self._stream: _Stream | None = None
+        self._stream: Stream | None = None
         self._stats = stats
 
     async def start(self) -> None:
@@ -93,23 +113,117 @@ class Watcher:
 
     async def run(self) -> None:
         """Follow the watches, and get them back whenever they break. Ends by cancellation only, leaving no stream."""
-        pauses = self._pauses()
         try:
-            while True:
-                try:
-                    if self._stream is None:
-                        await self._open()
-                    pauses = self._pauses()
-                    await self._follow()
-                except RegistrarError as error:
-                    self._sink.current(False, error)
-                    self.close()
-                    if isinstance(error, CompactedError):
-                        self._applied.clear()
-                    _log.debug("the watch broke: %s", error)
-                    await asyncio.sleep(next(pauses))
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._prove)
+                await self._keep_following()
         finally:
             self.close()
+
+    def ask(self) -> None:
+        """Let etcd prove now that the view is whole, rather than when it is time."""
+        self._asking.set()
+
+    async def _keep_following(self) -> Never:
+        pauses = self._pauses()
+        while True:
+            try:
+                stream = self._stream or await self._open()
+                pauses = self._pauses()
+                await self._follow(stream)
+            except RegistrarError as error:
+                self._denied |= isinstance(error, WatchRefusedError)
+                self._release()  # a stream that breaks early must get us on, too
+                self._sink.broken(error)
+                self.close()
+                if isinstance(error, CompactedError):
+                    self._applied.clear()
+                _log.debug("the watch broke: %s", error)
+                await asyncio.sleep(next(pauses))
+
+    async def _prove(self) -> Never:
+        """Have etcd prove, every so often and when asked to, that the stream shows everything."""
+        while True:
+            at_once = self._asking.is_set()
+            self._asking.clear()
+            stream = self._stream
+            if stream is not None:
+                try:
+                    if stream.answers_last or (stream.whole and not at_once):
+                        await self._question(stream)
+                    else:
+                        await self._compare(stream)
+                except CompactedError:  # while it was compared
+                    self._asking.set()
+                except ConnectionFailedError as error:
+                    if stream is self._stream:  # else its reader saw it break, and told
+                        self._sink.broken(error)
+            with anyio.move_on_after(self._beat):
+                await self._asking.wait()
+
+    async def _question(self, stream: Stream) -> None:
+        """Ask until there is an answer. Give the endpoint up if nothing at all comes on the stream for too long."""
+        asked = self._clock()
+        stream.questions.append(asked)
+        stream.answered.clear()
+        pause = max(_ASK_AGAIN, 2 * stream.latency)  # on a slow line no answer may be left over for the next question
+        while stream is self._stream and not stream.answered.is_set():
+            if self._clock() - max(asked, stream.heard) >= self._beat:
+                await stream.give_up(f"etcd was silent on the watch for {self._beat:.1f} s")
+                return
+            if self._clock() - stream.opened >= _HOLD:
+                self._release()
+            with anyio.move_on_after(self._beat):
+                await stream.ask()
+            with anyio.move_on_after(min(pause, self._beat)):
+                await stream.answered.wait()
+
+    async def _compare(self, stream: Stream) -> None:
+        """Hold back what comes until it, and what is known, agree with what stands in etcd."""
+        if stream.is_behind and not stream.whole:  # until etcd has had a round for each watch
+            await anyio.sleep(max(0.0, stream.opened + _CATCH_UP - self._clock()))
+        asked = self._clock()
+        if self._held is None:
+            self._held = []
+        try:
+            revision, stands = await self._connection.call("compare", self._stands, timeout=self._beat)
+            while stream is self._stream:
+                if all(self._agrees(prefix, revision, *stands[prefix]) for prefix in self._prefixes):
+                    stream.whole = True
+                    stream.questions.append(asked)
+                    self._release()
+                    self._sink.shown(revision, asked)
+                    return
+                if self._clock() - asked >= self._beat:
+                    await stream.give_up("it does not show what stands in etcd", read_anew=True)
+                    return
+                stream.moved.clear()
+                with anyio.move_on_after(_ASK_AGAIN):
+                    await stream.moved.wait()
+        finally:
+            if stream is self._stream:
+                self._release()
+
+    async def _stands(self, client: Client) -> tuple[int, dict[bytes, tuple[int, int]]]:
+        """Return etcd's revision, and for each prefix the youngest revision of its keys then, and how many they are."""
+        revision = 0
+        stands: dict[bytes, tuple[int, int]] = {}
+        for prefix in self._prefixes:
+            answer = await client.youngest(prefix, prefix_end(prefix), revision=revision)
+            revision = revision or answer.header.revision
+            stands[prefix] = max((kv.mod_revision for kv in answer.kvs), default=0), answer.count
+        return revision, stands
+
+    def _agrees(self, prefix: bytes, revision: int, youngest: int, count: int) -> bool:
+        """Say whether we know, or hold back, all that made a prefix what it was at a revision.
+
+        A put that is missing would be younger than all we know, and a deletion that is missing shows in the count.
+        """
+        applied, known = self._applied[prefix], self._counts[prefix]
+        for changed, where, records in self._held or ():
+            if where == prefix and applied < changed <= revision:
+                applied, known = changed, known + _growth(records)
+        return youngest <= applied and known == count
 
     def close(self) -> None:
         """End the stream, if there is one."""
@@ -117,23 +231,42 @@ class Watcher:
             self._stream.cancel()
             self._stream = None
 
-    async def _open(self) -> None:
+    async def _open(self) -> Stream:
         """List unless it was done, and open a stream that goes on from there."""
         if not self._applied:
             await self._list()
-        client, call = await self._connection.call("open a watch stream", _watch_stream)
-        stream = _Stream(self._connection, client, call)
+        else:
+            await self._refuse_other_past()
+        stream = await self._connection.call("open a watch stream", self._new_stream)
         try:
             for number, prefix in enumerate(self._prefixes, start=1):
-                header = await stream.create(number, prefix, self._applied[prefix] + 1, self._patience)
+                header = await stream.create(number, prefix, self._next(prefix, stream), self._patience)
+                stream.is_behind |= header.revision > self._applied[prefix]
                 await self._refuse_other_history(header)
         except BaseException:  # also cancelled: the stream would be left behind
             stream.cancel()
             self._patience = min(2 * self._patience, self._timeout)
             raise
         self._stream, self._patience = stream, _PATIENCE
+        self._held, self._denied = [], False
         self._stats.watch_streams += 1
-        self._sink.current(True, None)
+        self.ask()
+        return stream
+
+    def _next(self, prefix: bytes, stream: Stream) -> int:
+        """Return the revision to watch from.
+
+        Where answers come last, it is one that is known: etcd may not answer before that revision is there
+        (progressIfSync in its watchable_store.go), and nothing new may come for long. Older etcds do not mind, and
+        bring a watch up to date only every 0.1 s if it does not begin behind everything.
+        """
+        return min(self._applied[prefix] + (not stream.answers_last), _MOST)
+
+    async def _new_stream(self, client: Client) -> Stream:
+        answers_last = await client.answers_progress_last()
+        # A forgotten token looks like a missing permission, once: a login at each try would cost etcd a bcrypt.
+        call = client.watch_stream()
+        return Stream(self._connection, client, call, answers_last, self._clock, log_in_anew=not self._denied)
 
     async def _refuse_other_history(self, header: Any) -> None:
         """Raise `CompactedError` if this is not the etcd that was read: a backup was restored, or another is there now.
@@ -153,111 +286,81 @@ class Watcher:
         if answer.header.revision < seen:
             raise CompactedError(f"etcd is at revision {answer.header.revision} and was at {seen}: it was restored")
 
+    async def _refuse_other_past(self) -> None:
+        """Raise `CompactedError` if what was read last is not what it was: a backup was restored, and went on since.
+
+        Then raft's log began anew, or the youngest key that was read did not come to be at that revision.
+        """
+        youngest, seen = self._youngest, max(self._applied.values())
+
+        async def look(client: Client) -> tuple[list[int], int]:
+            stands = await client.page(youngest.key, youngest.key + b"\0", limit=1, revision=seen)
+            return [kv.mod_revision for kv in stands.kvs], (await client.member_status()).raftIndex
+
+        found, index = await self._connection.call("look at what was read", look)
+        as_it_was = [] if youngest.value is None else [youngest.mod_revision]
+        if index < self._raft_index or found != as_it_was:
+            raise CompactedError(f"revision {seen} is not what it was: etcd was restored from a backup")
+        self._raft_index = index
+
     async def _list(self) -> None:
         """Read every prefix at one revision. Raise `CompactedError` if that is compacted meanwhile."""
+        asked = self._clock()
         revision, history, found = await read_prefixes(self._connection, self._prefixes)
         self._stats.listings += 1
         self._history = history
-        self._sink.listed(revision, found)
+        self._sink.listed(revision, found, asked)
         self._applied = dict.fromkeys(self._prefixes, revision)
+        self._counts = {prefix: len(records) for prefix, records in found.items()}
+        none = Record(self._prefixes[0], None)
+        self._youngest = max(chain.from_iterable(found.values()), key=attrgetter("mod_revision"), default=none)
+        self._raft_index = (await self._connection.call("look", lambda c: c.member_status())).raftIndex
 
-    async def _follow(self) -> None:
+    async def _follow(self, stream: Stream) -> Never:
         """Apply what comes until the stream breaks."""
-        stream = self._stream
-        assert stream is not None  # run opens it
         while True:
             number, revision, events = await stream.read()
+            stream.moved.set()
+            if number == PROGRESS:
+                if not stream.answered.is_set():  # else one more answer to a question that was asked twice
+                    self._answered(stream, revision)
+                continue
+            if number > len(self._prefixes):
+                raise WatchRefusedError(f"etcd told of watch {number}, and there are {len(self._prefixes)}")
             prefix = self._prefixes[number - 1]
-            for changed, group in groupby(events, key=attrgetter("kv.mod_revision")):
-                if changed > self._applied[prefix]:  # else applied before the break
-                    self._sink.changed(prefix, changed, [_changed(event) for event in group])
-                    self._applied[prefix] = changed
-            if not events:
-                self._applied[prefix] = max(self._applied[prefix], revision)
-            self._sink.current(True, None)
+            steps = groupby(events, key=attrgetter("kv.mod_revision")) if events else ((revision, ()),)
+            for changed, group in steps:
+                step = changed, prefix, [_changed(event) for event in group]
+                if self._held is None:
+                    self._apply(*step)
+                else:
+                    self._held.append(step)
+
+    def _answered(self, stream: Stream, revision: int) -> None:
+        stream.latency = self._clock() - stream.questions[-1]
+        stream.answered.set()
+        if stream.answers_last:
+            self._release()
+            self._sink.shown(revision, stream.questions[-1])
+        else:  # what this answer overtook was there when the one before came
+            self._sink.shown(0, stream.questions[0])
+
+    def _release(self) -> None:
+        """Apply what was held back since the stream began, by revision, and from now on at once what comes."""
+        held, self._held = self._held, None
+        for step in sorted(held or (), key=itemgetter(0)):
+            self._apply(*step)
+
+    def _apply(self, revision: int, prefix: bytes, records: Sequence[Record]) -> None:
+        if revision > self._applied[prefix]:  # else applied before the break
+            if records:
+                self._sink.changed(prefix, revision, records)
+                self._youngest = records[-1]
+            self._applied[prefix] = revision
+            self._counts[prefix] += _growth(records)
 
     def _pauses(self) -> Iterator[float]:
         return delays(self._random, first=_RETRY_FIRST, most=_RETRY_MOST)
-
-
-class _Stream:
-    """A watch stream of one client: watches are created on it, and their events read from it."""
-
-    def __init__(self, connection: Connection, client: Client, call: Any) -> None:
-        self._connection = connection
-        self._client = client
-        self._call = call
-        self._waiting: list[tuple[int, int, list[Any]]] = []  # events that came while a watch was being created
-        self._fragments: dict[int, list[Any]] = {}
-
-    async def create(self, number: int, prefix: bytes, revision: int, timeout: float) -> Any:
-        """Create one watch and wait for etcd's word on it, at most `timeout` seconds; return the header of that."""
-        try:
-            async with asyncio.timeout(timeout):
-                return await self._create(number, prefix, revision)
-        except TimeoutError as error:
-            raise await self._connection.failed(self._client, f"watch of {prefix.decode()!r}", error) from None
-
-    async def _create(self, number: int, prefix: bytes, revision: int) -> Any:
-        request = rpc.WatchCreateRequest(
-            key=prefix,
-            range_end=prefix_end(prefix),
-            start_revision=revision,
-            watch_id=number,
-            progress_notify=True,
-            fragment=True,
-        )
-        await self._exchange(self._call.write(rpc.WatchRequest(create_request=request)))
-        while True:
-            answer = await self._answer(prefix)
-            if answer.created:
-                return answer.header
-            self._take(answer)
-
-    async def read(self) -> tuple[int, int, list[Any]]:
-        """Return the number of a watch, the revision of the answer, and its events, fragments put together."""
-        while not self._waiting:
-            self._take(await self._answer(None))
-        return self._waiting.pop(0)
-
-    def cancel(self) -> None:
-        """End the stream."""
-        self._call.cancel()
-
-    async def _answer(self, prefix: bytes | None) -> Any:
-        answer = await self._exchange(self._call.read())
-        if answer is grpc.aio.EOF:
-            raise await self._connection.failed(self._client, "watch", ConnectionError("etcd ended the stream"))
-        if answer.canceled:  # before `created`: a refusal is both
-            where = f"watch of {prefix.decode()!r}" if prefix else "watch"
-            if answer.compact_revision:
-                raise CompactedError(f"{where}: etcd keeps revisions from {answer.compact_revision} on")
-            if self._client.logs_in:  # a token that etcd forgot looks like a missing permission: log in anew
-                await self._connection.give_up(self._client, self._client.endpoint)
-            raise WatchRefusedError(f"{where}: etcd refused it: {answer.cancel_reason or 'no reason given'}")
-        return answer
-
-    async def _exchange(self, work: Any) -> Any:
-        try:
-            return await work
-        except (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError) as error:
-            raise await self._connection.failed(self._client, "watch", error) from error
-        except asyncio.CancelledError as error:
-            if await was_cancelled():
-                raise
-            raise await self._connection.failed(self._client, "watch", error) from error
-
-    def _take(self, answer: Any) -> None:
-        events = self._fragments.pop(answer.watch_id, [])
-        events.extend(answer.events)
-        if answer.fragment:
-            self._fragments[answer.watch_id] = events
-        elif answer.watch_id > 0:
-            self._waiting.append((answer.watch_id, answer.header.revision, events))
-
-
-async def _watch_stream(client: Client) -> tuple[Client, Any]:
-    return client, client.watch_stream()
 
 
 async def read_prefixes(
@@ -285,7 +388,7 @@ async def read_prefixes(
             if revision == 0:
                 revision, history = page.header.revision, (page.header.cluster_id, page.header.raft_term)
             records.extend(Record(kv.key, kv.value, kv.create_revision, kv.mod_revision, kv.lease) for kv in page.kvs)
-            more = page.more
+            more = page.more and len(page.kvs) > 0
             if more:
                 start = page.kvs[-1].key + b"\0"
     return revision, history, found
@@ -295,6 +398,11 @@ async def _page(connection: Connection, prefix: bytes, start: bytes, end: bytes,
     return await connection.call(
         f"read {prefix.decode()!r}", lambda client: client.page(start, end, limit=limit, revision=revision)
     )
+
+
+def _growth(records: Iterable[Record]) -> int:
+    """Return how many more keys there are behind these changes of one revision."""
+    return sum(-1 if r.value is None else r.create_revision == r.mod_revision for r in records)
 
 
 def _changed(event: Any) -> Record:

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from ergo_registrar import Options
-from tests.integration.support import Raw, Relay, short_options
+from ergo_registrar.testing.proxy import FaultProxy
+from tests.integration.support import Raw, short_options
 
 
 @pytest.fixture
@@ -20,8 +21,8 @@ async def raw(etcd: str) -> AsyncIterator[Raw]:
 
 
 @pytest.fixture
-async def relay(etcd: str) -> AsyncIterator[Relay]:
-    async with Relay(etcd) as relay:
+async def relay(etcd: str) -> AsyncIterator[FaultProxy]:
+    async with FaultProxy(etcd) as relay:
         yield relay
 
 

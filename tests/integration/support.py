@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar, overload
 import aetcd
 from aetcd import rpc, transactions
 
-from ergo_registrar import ApplicationRoute, Event, Options, Registrar, Subscription
+from ergo_registrar import ApplicationRoute, ConnectionFailedError, Event, Options, Registrar, Subscription
 from ergo_registrar.etcd.server import find_etcdctl
 
 T = TypeVar("T")
@@ -117,22 +117,16 @@ async def until_end(subscription: Subscription) -> list[Any]:
 
 
 async def settled(raw: "Raw", registrar: Registrar) -> None:
-    """Wait until the registrar has taken in whatever stands in etcd by now. Uses an item of the global level."""
-    item = f"settled-{uuid.uuid4().hex}"
-    key = f"services/ergo/config/global/{item}"
+    """Wait until the registrar has taken in whatever stands in etcd by now."""
+    revision = await raw.revision()
 
     async def known() -> bool:
-        return item in await registrar.config(item)
+        with contextlib.suppress(ConnectionFailedError):  # not within request_timeout, which may be shorter
+            await registrar.wait_revision(revision)
+            return True
+        return False
 
-    async def forgotten() -> bool:
-        return not await known()
-
-    try:
-        await raw.put(key, "yes")
-        await eventually(known)
-    finally:
-        await raw.delete(key)
-    await eventually(forgotten)
+    await eventually(known)
 
 
 # etcd as it is
@@ -232,7 +226,8 @@ class Raw:
             text = (await reader.read()).decode()
             writer.close()
             await writer.wait_closed()
-        lines = [line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("etcd_")]
+        _, _, page = text.partition("\r\n\r\n")
+        lines = [line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#")]
         return {name: float(number) for name, number in lines}
 
 
@@ -278,83 +273,3 @@ async def etcdctl(endpoint: str, *arguments: str, user: str | None = None, check
         printed, _ = await process.communicate()
     assert not check or process.returncode == 0, printed.decode()
     return printed.decode()
-
-
-class Relay:
-    """A way to etcd that can be broken: an async context manager with an `endpoint` of its own.
-
-    `cut` breaks every connection and refuses new ones, until `mend`. `hold` lets nothing through, in either direction,
-    and breaks nothing, until `release`.
-    """
-
-    def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = host, int(port)
-        self._server: asyncio.Server | None = None
-        self._port = 0
-        self._pipes: set[asyncio.Task[None]] = set()
-        self._open = asyncio.Event()
-        self._open.set()
-        self.connections = 0
-
-    @property
-    def endpoint(self) -> str:
-        return f"127.0.0.1:{self._port}"
-
-    async def __aenter__(self) -> Self:
-        await self.mend()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.cut()
-
-    async def cut(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for pipe in self._pipes:
-            pipe.cancel()
-        if self._pipes:
-            await asyncio.wait(self._pipes)
-
-    async def mend(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
-
-    @property
-    def open_connections(self) -> int:
-        return len(self._pipes)
-
-    def hold(self) -> None:
-        self._open.clear()
-
-    def release(self) -> None:
-        self._open.set()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        task = asyncio.current_task()
-        assert task is not None
-        self._pipes.add(task)
-        there: asyncio.StreamWriter | None = None
-        try:
-            back, there = await asyncio.open_connection(*self._target)
-            async with asyncio.TaskGroup() as pipes:
-                pipes.create_task(self._pipe(reader, there))
-                pipes.create_task(self._pipe(back, writer))
-        except (OSError, asyncio.CancelledError, ExceptionGroup):
-            pass
-        finally:
-            for each in (writer, there):
-                if each is not None:
-                    each.transport.abort()
-            self._pipes.discard(task)
-
-    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            await self._open.wait()
-            writer.write(data)
-            await writer.drain()
-        raise ConnectionResetError

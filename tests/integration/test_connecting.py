@@ -24,10 +24,10 @@ from ergo_registrar import (
     State,
 )
 from ergo_registrar.etcd.server import LocalEtcd, ServerTLS
+from ergo_registrar.testing.proxy import FaultProxy
 from tests.integration.support import (
     NO_ROUTES,
     Raw,
-    Relay,
     etcdctl,
     eventually,
     next_event,
@@ -42,7 +42,7 @@ SECRET = "s3cr3t-p4ssw0rd"
 
 
 @pytest.fixture
-def registrar_options(etcd: str, relay: Relay) -> Options:  # the relay first, so that it ends after the registrars
+def registrar_options(etcd: str, relay: FaultProxy) -> Options:  # the relay first, so that it ends after the registrars
     return short_options(etcd)
 
 
@@ -150,7 +150,7 @@ class TestAnEtcdThatIsNotThere:
 
 
 class TestAnEtcdThatIsThere:
-    async def test_is_left_without_a_connection(self, registrar_options: Options, relay: Relay) -> None:
+    async def test_is_left_without_a_connection(self, registrar_options: Options, relay: FaultProxy) -> None:
         options = dataclasses.replace(registrar_options, endpoints=(relay.endpoint,))
         async with Registrar(options, node="a@h"), Registrar(options):
             assert relay.open_connections == 2
@@ -170,38 +170,37 @@ class TestSeveralEndpoints:
         assert registrar.info().server == etcd
 
     async def test_one_that_dies_later_is_left_for_the_next(
-        self, make_registrar: Make, relay: Relay, etcd: str, registrar_options: Options
+        self, make_registrar: Make, relay: FaultProxy, etcd: str, registrar_options: Options
     ) -> None:
         registrar = await make_registrar("a@h", endpoints=(relay.endpoint, etcd), lease_ttl=10)
         assert registrar.info().server == relay.endpoint
         async with registrar.subscribe(RegistrarConnected, RegistrarDisconnected) as told, Raw(etcd) as raw:
-            await relay.cut()
+            await relay.refuse()
             await settled(raw, registrar)
-            assert registrar.info().server == etcd
+            await eventually(lambda: registrar.info().server == etcd)
             await registrar.register_application_route(running("web", "a@h"))
             assert waiting(told) == []
         assert registrar.stats.claims == 1
 
     async def test_one_that_falls_silent_is_left_before_the_lease_ends(
-        self, make_registrar: Make, relay: Relay, etcd: str
+        self, make_registrar: Make, relay: FaultProxy, etcd: str
     ) -> None:
         """The lease's answers are the heartbeat: a third of its time without one, and the next endpoint is asked."""
         registrar = await make_registrar("a@h", endpoints=(relay.endpoint, etcd), lease_ttl=6)
         async with registrar.subscribe(RegistrarConnected, RegistrarDisconnected) as told, Raw(etcd) as raw:
-            relay.hold()
+            relay.black_hole()
             await eventually(lambda: registrar.info().server == etcd, within=6)
             await settled(raw, registrar)
-            assert registrar.state is State.CONNECTED
+            await eventually(lambda: registrar.state is State.CONNECTED)
             assert waiting(told) == []
-            relay.release()
+            await relay.heal()
 
     async def test_all_members_serve_one_cluster_and_one_may_die(self) -> None:
         async with LocalEtcd(3) as etcd:
             options = short_options(etcd.endpoint, endpoints=etcd.endpoints, lease_ttl=10)
             async with Registrar(options, node="a@h") as a, Registrar(options, node="b@h") as b:
                 async with b.subscribe(NodeJoined) as joined:
-                    etcd.members[0]._signal(9)
-                    await etcd.members[0]._ended()
+                    await etcd.members[0].kill()
                     await eventually(lambda: a.info().server == b.info().server == etcd.endpoints[1], within=10)
                     async with Registrar(options, node="c@h") as c:
                         assert (await next_event(joined, within=10)).name == "c@h"
@@ -288,7 +287,7 @@ class TestLogin:
         assert not any(password in text for text in seen)
 
     async def test_that_failed_leaves_no_connection(self, guarded: str) -> None:
-        async with Relay(guarded) as relay:
+        async with FaultProxy(guarded) as relay:
             await fails(self.options(relay.endpoint, password="wrong"))
             assert relay.connections
             gc.collect()  # the error holds the call that failed, and gRPC hangs up when that goes
@@ -297,11 +296,11 @@ class TestLogin:
     async def test_loses_a_permission_and_gets_it_back(self, guarded: str) -> None:
         """A watch that etcd refuses is no watch: an observer must not take it for silence in the cluster."""
         prefix, root = "services/ergo/cluster/c/config/*/", f"root:{SECRET}"
-        async with Relay(guarded) as relay, Registrar(self.options(relay.endpoint)) as observer:
+        async with FaultProxy(guarded) as relay, Registrar(self.options(relay.endpoint)) as observer:
             async with observer.subscribe(RegistrarConnected, RegistrarDisconnected) as told:
                 await etcdctl(guarded, "role", "revoke-permission", "member", "--prefix", prefix, user=root)
-                await relay.cut()
-                await relay.mend()
+                await relay.refuse()
+                await relay.heal()
                 lost = await next_event(told, within=8)
                 assert isinstance(lost, RegistrarDisconnected)
                 assert "permission denied" in str(lost.reason)
@@ -441,7 +440,7 @@ class TestTLS:
 
 
 class TestFromTheEnvironment:
-    async def test_a_registrar_is_set_up(self, etcd: str, relay: Relay) -> None:
+    async def test_a_registrar_is_set_up(self, etcd: str, relay: FaultProxy) -> None:
         cluster = short_options(etcd).cluster
         options = Options.from_env(
             {"ERGO_REGISTRAR_ENDPOINTS": etcd, "ERGO_REGISTRAR_CLUSTER": cluster, "ERGO_REGISTRAR_LEASE_TTL": "3"}

@@ -1,10 +1,13 @@
 """A real etcd of one's own: it starts, answers, and is gone with the block, whatever ends that."""
 
 import asyncio
+import contextlib
+import dataclasses
 import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -17,9 +20,11 @@ import trustme
 from aetcd import rpc
 from anyio import to_thread
 
-from ergo_registrar.errors import RegistrarError, ValidationError
+from ergo_registrar import TLS, Options
+from ergo_registrar.errors import ConnectionFailedError, RegistrarError, UnsupportedError, ValidationError
 from ergo_registrar.etcd import server
-from ergo_registrar.etcd.server import LocalEtcd, ServerTLS
+from ergo_registrar.etcd.server import LocalEtcd, Member, ServerTLS
+from tests.integration.support import Raw, etcdctl
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -355,3 +360,281 @@ async def test_speaks_tls_and_asks_for_it_in_return(
             await put_over_tls(endpoint, known)
             with pytest.raises(grpc.aio.AioRpcError):
                 await put_over_tls(endpoint, unknown)
+
+
+def stands_still(member: Member) -> bool:
+    assert member.pid
+    return os.waitid(os.P_PID, member.pid, os.WSTOPPED | os.WNOWAIT | os.WNOHANG) is not None
+
+
+class TestAMember:
+    async def test_that_is_killed_is_dead_when_that_returns(self) -> None:
+        async with LocalEtcd() as etcd:
+            (member,) = etcd.members
+            for _ in range(2):  # the second does nothing
+                await member.kill()
+                assert member.returncode == -signal.SIGKILL
+            assert not await to_thread.run_sync(listens, member.endpoint)
+
+    async def test_that_is_paused_stands_still_and_keeps_its_connections(self) -> None:
+        async with LocalEtcd() as etcd, Raw(etcd.endpoint) as raw:
+            (member,) = etcd.members
+            await raw.put("a", "1")
+            for _ in range(10):
+                for _ in range(2):  # the second changes nothing
+                    await member.pause()
+                    assert stands_still(member)
+                for _ in range(2):
+                    member.resume()
+                await raw.put("a", "2")
+            await member.pause()
+            putting = asyncio.create_task(raw.put("a", "3"))
+            assert not (await asyncio.wait({putting}, timeout=0.3))[0]
+            member.resume()
+            async with asyncio.timeout(10):
+                await putting
+
+    async def test_that_is_dead_cannot_be_paused_and_resumes_to_no_effect(self) -> None:
+        async with LocalEtcd() as etcd:
+            (member,) = etcd.members
+            await member.kill()
+            with pytest.raises(RegistrarError, match="restart it first"):
+                await member.pause()
+            member.resume()
+
+    async def test_that_dies_while_it_is_being_paused_is_said_to(self) -> None:
+        async with LocalEtcd() as etcd:
+            (member,) = etcd.members
+            pausing = asyncio.create_task(member.pause())
+            await asyncio.sleep(0)
+            await member.kill()
+            with contextlib.suppress(RegistrarError):  # or it stood still before
+                async with asyncio.timeout(10):
+                    await pausing
+
+    @pytest.mark.parametrize("name", ["SIGSTOP", "waitid"])
+    async def test_cannot_be_paused_where_the_system_cannot(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with LocalEtcd() as etcd:
+            monkeypatch.delattr(signal if name == "SIGSTOP" else os, name)
+            with pytest.raises(UnsupportedError, match=name):
+                await etcd.members[0].pause()
+            monkeypatch.delattr(signal, "SIGCONT")
+            with pytest.raises(UnsupportedError, match="SIGCONT"):
+                etcd.members[0].resume()
+
+    async def test_that_is_paused_can_be_killed(self) -> None:
+        async with LocalEtcd() as etcd:
+            (member,) = etcd.members
+            await member.pause()
+            async with asyncio.timeout(5):
+                await member.kill()
+            assert member.returncode == -signal.SIGKILL
+
+    @pytest.mark.parametrize("kept", [True, False])
+    async def test_that_is_paused_ends_with_the_block(self, tmp_path: Path, kept: bool) -> None:
+        async with LocalEtcd(directory=tmp_path if kept else None) as etcd:
+            await etcd.members[0].pause()
+            began = time.monotonic()
+        assert time.monotonic() - began < 4
+        assert etcd.members[0].returncode == -(signal.SIGTERM if kept else signal.SIGKILL)
+
+    @pytest.mark.parametrize("state", ["alive", "dead", "paused"])
+    async def test_restarts_where_it_was(self, state: str) -> None:
+        async with LocalEtcd(arguments=["--max-request-bytes=1000"]) as etcd:
+            (member,) = etcd.members
+            before = member.endpoint, member.pid
+            await put_and_get(etcd.endpoint, b"kept")
+            if state == "dead":
+                await member.kill()
+            elif state == "paused":
+                await member.pause()
+            await member.restart()
+            assert member.endpoint == before[0]
+            assert member.pid != before[1]
+            assert member.returncode is None
+            assert await get(etcd.endpoint) == b"kept"
+            with pytest.raises(aetcd.ClientError, match="request is too large"):
+                await put_and_get(etcd.endpoint, b"x" * 1001)
+
+    async def test_restarts_without_waiting(self) -> None:
+        async with LocalEtcd() as etcd:
+            (member,) = etcd.members
+            await member.restart(wait=False)
+            assert member.returncode is None
+            assert not await to_thread.run_sync(listens, member.endpoint)
+            await etcd.ready()
+            assert await put_and_get(etcd.endpoint, b"hello") == b"hello"
+
+    async def test_that_cannot_restart_says_why(self) -> None:
+        async with LocalEtcd() as etcd:
+            (member,) = etcd.members
+            await member.kill()
+            with (
+                socket.create_server(("127.0.0.1", int(member.endpoint.rpartition(":")[2]))),
+                pytest.raises(RegistrarError, match=r"(?s)ended with status 1 .*address already in use"),
+            ):
+                await member.restart()
+            await member.restart()
+            assert await put_and_get(etcd.endpoint, b"hello") == b"hello"
+
+    @linux
+    async def test_that_is_restarted_twice_at_once_is_there_once(self, tmp_path: Path) -> None:
+        async with LocalEtcd(directory=tmp_path) as etcd:
+            (member,) = etcd.members
+            await asyncio.gather(*(member.restart() for _ in range(3)))
+            assert await to_thread.run_sync(processes_in, tmp_path) == [member.pid]
+
+    @linux
+    @pytest.mark.parametrize("steps", [0, 1, 4, 16])
+    async def test_that_is_being_restarted_when_the_block_ends_ends_too(self, tmp_path: Path, steps: int) -> None:
+        async with LocalEtcd(directory=tmp_path) as etcd:
+            (member,) = etcd.members
+            restarting = asyncio.create_task(member.restart())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            restarting.cancel()
+        assert await to_thread.run_sync(processes_in, tmp_path) == []
+        assert restarting.cancelled()
+        with pytest.raises(RegistrarError, match="its LocalEtcd has ended"):
+            await member.restart()
+
+    @linux
+    @pytest.mark.parametrize("steps", [0, 1, 4, 16])
+    async def test_whose_restart_is_cancelled_is_not_left_behind(self, tmp_path: Path, steps: int) -> None:
+        async with LocalEtcd(directory=tmp_path) as etcd:
+            restarting = asyncio.create_task(etcd.members[0].restart())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            restarting.cancel()
+            await asyncio.wait({restarting})
+            assert restarting.cancelled()
+            assert etcd.members[0].returncode is None, "it was killed to be started again"
+            await etcd.ready()
+        assert await to_thread.run_sync(processes_in, tmp_path) == []
+
+
+class TestACluster:
+    async def leader_by_etcd(self, etcd: LocalEtcd, member: Member) -> bool:
+        """Say whether a member is the leader by its own word."""
+        host, _, port = member.endpoint.rpartition(":")
+        async with aetcd.Client(host=host, port=int(port)) as client:
+            status = await client.maintenancestub.Status(rpc.StatusRequest(), timeout=5)
+        return bool(status.leader == status.header.member_id)
+
+    async def test_has_one_leader_whatever_falls_away(self) -> None:
+        async with LocalEtcd(3) as etcd:
+            first = await etcd.leader()
+            assert [m for m in etcd.members if await self.leader_by_etcd(etcd, m)] == [first]
+            await first.kill()
+            second = await etcd.leader()
+            assert second is not first
+            assert await self.leader_by_etcd(etcd, second)
+            await first.restart()
+            await etcd.ready()
+            await second.pause()
+            third = await etcd.leader()
+            assert third is not second
+            assert await self.leader_by_etcd(etcd, third)
+            second.resume()
+            await etcd.ready()
+            assert [m for m in etcd.members if await self.leader_by_etcd(etcd, m)] == [await etcd.leader()]
+            assert await put_and_get(second.endpoint, b"hello") == b"hello"
+
+    async def test_without_a_majority_has_none_and_is_not_ready(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async with LocalEtcd(3) as etcd:
+            for owner in (etcd, *etcd.members):
+                monkeypatch.setattr(owner, "_start_timeout", 0.5)
+            last = await etcd.leader()
+            for member in set(etcd.members) - {last}:
+                await member.kill()
+            with pytest.raises(RegistrarError, match=r"(?s)no member led within 0.5 s.*log of etcd1 ends with"):
+                await etcd.leader()  # though the last one takes itself for it for a while
+            for call in (last.restart, etcd.ready):
+                with pytest.raises(RegistrarError, match=rf"(?s)not ready within 0.5 s.*log of {last.name} ends with"):
+                    await call()
+            with pytest.raises(RegistrarError, match="no member led"):
+                await etcd.compact()
+
+    async def test_is_ready_when_all_that_live_are(self) -> None:
+        async with LocalEtcd(3) as etcd:
+            await etcd.members[0].kill()
+            await etcd.ready()
+            for member in etcd.members[1:]:
+                assert await put_and_get(member.endpoint, b"hello") == b"hello"
+
+    async def test_asks_a_member_that_lives(self) -> None:
+        async with LocalEtcd(3) as etcd:
+            await etcd.members[0].kill()
+            await etcd.members[1].restart()
+            async with Raw(etcd.members[1].endpoint) as raw:
+                await raw.put("a", "1", await raw.grant(60))
+                await etcd.expire_lease("a")
+                assert await raw.get("a") is None
+                await etcd.compact()
+
+
+class TestWhatTimeDoes:
+    async def is_forgotten(self, raw: Raw, revision: int) -> bool:
+        printed = await etcdctl(raw.endpoint, "get", "a", f"--rev={revision}", check=False)
+        return "has been compacted" in printed
+
+    async def test_compaction_forgets_what_was_before_a_revision(self) -> None:
+        async with LocalEtcd() as etcd, Raw(etcd.endpoint) as raw:
+            revisions = [await raw.put("a", str(n)) for n in range(5)]
+            for _ in range(2):  # the second finds it done
+                await etcd.compact(revisions[2])
+                assert [await self.is_forgotten(raw, r) for r in revisions] == [True, True, False, False, False]
+            for _ in range(2):
+                await etcd.compact()
+                assert [await self.is_forgotten(raw, r) for r in revisions] == [True, True, True, True, False]
+
+    async def test_compaction_of_what_is_not_yet_is_refused(self) -> None:
+        async with LocalEtcd() as etcd:
+            with pytest.raises(RegistrarError, match=rf"compact at {etcd.endpoint}: .*future revision"):
+                await etcd.compact(1000)
+
+    async def test_a_lease_ends_with_all_its_keys_in_one_revision(self) -> None:
+        async with LocalEtcd() as etcd, Raw(etcd.endpoint) as raw:
+            lease = await raw.grant(600)
+            other = await raw.grant(600)
+            for key in ("a/1", "a/2"):
+                await raw.put(key, "", lease)
+            await raw.put("a/3", "", other)
+            before = await raw.revision()
+            await etcd.expire_lease("a/2")
+            assert set(await raw.under("a/")) == {"a/3"}
+            assert await raw.revision() == before + 1
+            assert await raw.leases() == {other}
+
+    async def test_a_key_without_a_lease_and_no_key_are_refused(self) -> None:
+        async with LocalEtcd() as etcd, Raw(etcd.endpoint) as raw:
+            await raw.put("a", "")
+            with pytest.raises(RegistrarError, match="'a' hangs on no lease"):
+                await etcd.expire_lease("a")
+            with pytest.raises(RegistrarError, match="'b' does not stand in etcd"):
+                await etcd.expire_lease("b")
+
+    async def test_takes_a_login(self) -> None:
+        root = Options(endpoints=("nowhere:1",), username="root", password="secret")
+        async with LocalEtcd() as etcd, Raw(etcd.endpoint) as raw:
+            await raw.put("a", "", await raw.grant(600))
+            await etcdctl(etcd.endpoint, "user", "add", "root:secret")
+            await etcdctl(etcd.endpoint, "user", "grant-role", "root", "root")
+            await etcdctl(etcd.endpoint, "auth", "enable")
+            with pytest.raises(RegistrarError, match="user name is empty"):
+                await etcd.expire_lease("a")
+            with pytest.raises(RegistrarError, match="authentication failed") as raised:
+                await etcd.compact(options=dataclasses.replace(root, password="wrong"))
+            assert "wrong" not in str(raised.value)
+            await etcd.expire_lease("a", options=root)
+            await etcd.compact(options=root)
+            assert await etcdctl(etcd.endpoint, "get", "a", user="root:secret") == ""
+
+    async def test_takes_tls(self, certificate: dict[str, Path]) -> None:
+        options = Options(endpoints=("nowhere:1",), tls=TLS(ca=certificate["ca"]))
+        async with LocalEtcd(tls=ServerTLS(cert=certificate["cert"], key=certificate["key"])) as etcd:
+            await etcd.compact(options=options)
+            with pytest.raises(RegistrarError, match="does not stand in etcd"):
+                await etcd.expire_lease("a", options=options)
+            with pytest.raises(ConnectionFailedError, match=r"tls\.ca"):
+                await etcd.compact(options=Options(tls=TLS(ca="nowhere.pem")))

@@ -323,6 +323,7 @@ class TestAnObserver:
         await make_registrar("a@h")
         with pytest.raises(TakenError):
             await registrar.register("a@h")
+        await settled(raw, registrar)
         assert registrar.state is State.CONNECTED
         async with registrar.subscribe(NodeJoined) as events:
             await make_registrar("b@h")

@@ -30,12 +30,12 @@ from ergo_registrar import (
 )
 from ergo_registrar.core.edf import encode_application_route, encode_routes
 from ergo_registrar.etcd.server import LocalEtcd
+from ergo_registrar.testing.proxy import FaultProxy
 from tests.integration.support import (
     NO_ROUTES,
     ONE_ROUTE,
     TTL,
     Raw,
-    Relay,
     eventually,
     kept_alive,
     next_event,
@@ -49,7 +49,7 @@ Make = Callable[..., Awaitable[Registrar]]
 
 
 @pytest.fixture
-def registrar_options(etcd: str, relay: Relay) -> Options:  # the relay first, so that it ends after the registrars
+def registrar_options(etcd: str, relay: FaultProxy) -> Options:  # the relay first, so that it ends after the registrars
     return short_options(etcd)
 
 
@@ -162,6 +162,7 @@ class TestALeaseThatEnds:
         other = await make_registrar("b@h")
         before = await raw.under(routes)
         lease = before[f"{routes}nodes/a@h"].lease
+        await settled(raw, registrar)
         async with registrar.subscribe() as own, other.subscribe() as seen:
             began = time.monotonic()
             await raw.revoke(lease)
@@ -326,6 +327,24 @@ class TestASilentEtcd:
                     assert await raw.leases() == {lease}
 
 
+class TestTwoWithdrawalsAtOnce:
+    async def test_while_etcd_is_silent_agree(
+        self, make_registrar: Make, relay: FaultProxy, raw: Raw, routes: str
+    ) -> None:
+        """The second is not told that there is nothing to withdraw while the first may yet be taken back."""
+        a = await make_registrar(
+            "a@h", applications=[running("web", "a@h")], endpoints=(relay.endpoint,), lease_ttl=30, request_timeout=1
+        )
+        relay.black_hole()
+        first = asyncio.create_task(a.unregister_application_route("web"))
+        await eventually(a._runner.registration._claim.writing.locked)
+        outcomes = await asyncio.gather(first, a.unregister_application_route("web"), return_exceptions=True)
+        await relay.heal()
+        assert all(isinstance(outcome, ConnectionFailedError) for outcome in outcomes), outcomes
+        await eventually(lambda: a.state is State.CONNECTED)
+        assert await raw.get(f"{routes}applications/web/a@h")
+
+
 class TestAnEtcdThatRestarts:
     async def test_finds_everyone_as_before(self, tmp_path: Path) -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -370,6 +389,7 @@ class TestAnEtcdThatRestarts:
                     return set(await raw.under(f"{prefix}nodes/")) == {f"{prefix}nodes/a@h"}
 
                 await eventually(back, within=4)
+                await eventually(lambda: observer.stats.listings == 2)
                 await settled(raw, observer)
                 assert await observer.nodes() == ["a@h"]
                 assert await observer.config() == {}
@@ -380,43 +400,43 @@ class TestAnEtcdThatRestarts:
 
 
 class TestABrokenWatch:
-    async def test_goes_on_where_it_was(self, make_registrar: Make, relay: Relay, raw: Raw, routes: str) -> None:
+    async def test_goes_on_where_it_was(self, make_registrar: Make, relay: FaultProxy, raw: Raw, routes: str) -> None:
         observer = await make_registrar(endpoints=(relay.endpoint,))
         async with observer.subscribe(NodeJoined, NodeLeft) as events:
             for n in range(5):
-                await relay.cut()
+                await relay.refuse()
                 await raw.put(f"{routes}nodes/n{n}@h", NO_ROUTES)
                 await raw.delete(f"{routes}nodes/n{n}@h")
-                await relay.mend()
+                await relay.heal()
                 assert (await next_event(events, NodeJoined)).name == f"n{n}@h"
                 assert (await next_event(events, NodeLeft)).name == f"n{n}@h"
         assert observer.stats.listings == 1
-        assert observer.state is State.CONNECTED
+        await eventually(lambda: observer.state is State.CONNECTED)
 
     async def test_catches_up_with_revisions_too_large_for_one_message(
-        self, make_registrar: Make, relay: Relay, raw: Raw, routes: str
+        self, make_registrar: Make, relay: FaultProxy, raw: Raw, routes: str
     ) -> None:
         """etcd sends what is more than some 1.5 MiB in fragments, which may end in the middle of a revision."""
         observer = await make_registrar(endpoints=(relay.endpoint,))
         async with observer.subscribe(NodeJoined) as events:
-            await relay.cut()
+            await relay.refuse()
             value = encode_routes([Route("h" * 9000, 1)])
             await raw.put_many((f"{routes}nodes/n{n:04}@h", value) for n in range(800))
-            await relay.mend()
+            await relay.heal()
             await settled(raw, observer)
             assert len(await observer.nodes()) == 800
             assert len(waiting(events)) == 800
         assert observer.stats.listings == 1
 
     async def test_behind_a_compaction_reads_anew_and_tells_the_difference(
-        self, make_registrar: Make, relay: Relay, raw: Raw, routes: str
+        self, make_registrar: Make, relay: FaultProxy, raw: Raw, routes: str
     ) -> None:
         await raw.put(f"{routes}nodes/stays@h", NO_ROUTES)
         await raw.put(f"{routes}nodes/goes@h", NO_ROUTES)
         await raw.put(f"{routes}nodes/moves@h", NO_ROUTES)
         observer = await make_registrar(endpoints=(relay.endpoint,))
         async with observer.subscribe() as events:
-            await relay.cut()
+            await relay.refuse()
             await raw.put(f"{routes}nodes/flash@h", NO_ROUTES)
             await raw.delete(f"{routes}nodes/flash@h")
             await raw.delete(f"{routes}nodes/goes@h")
@@ -425,7 +445,7 @@ class TestABrokenWatch:
             await raw.put(f"{routes}nodes/stays@h", NO_ROUTES)
             await raw.put(f"{routes}nodes/stays@h", NO_ROUTES)
             await raw.compact(await raw.revision())
-            await relay.mend()
+            await relay.heal()
             await eventually(lambda: observer.stats.listings == 2)
             await settled(raw, observer)
             told = [e for e in waiting(events) if isinstance(e, NodeJoined | NodeLeft)]
@@ -438,42 +458,42 @@ class TestABrokenWatch:
         assert await observer.nodes() == ["comes@h", "moves@h", "stays@h"]
 
     async def test_of_an_idle_observer_that_is_mended_at_once_is_not_news(
-        self, make_registrar: Make, relay: Relay, raw: Raw, monkeypatch: pytest.MonkeyPatch
+        self, make_registrar: Make, relay: FaultProxy, raw: Raw, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Silence is not loss: that nothing happened for a while before the break does not make it one."""
         observer = await make_registrar(endpoints=(relay.endpoint,))
         then = observer._runner._clock
         monkeypatch.setattr(observer._runner, "_clock", lambda: then() + 3600)  # an idle hour goes by
         async with observer.subscribe(RegistrarConnected, RegistrarDisconnected) as events:
-            await relay.cut()
+            await relay.refuse()
             await eventually(lambda: observer.state is not State.CONNECTED)
-            await relay.mend()
+            await relay.heal()
             await eventually(lambda: observer.state is State.CONNECTED)
             assert waiting(events) == []
 
     async def test_of_an_observer_for_longer_than_a_lease_is_told_once(
-        self, make_registrar: Make, relay: Relay
+        self, make_registrar: Make, relay: FaultProxy
     ) -> None:
         observer = await make_registrar(endpoints=(relay.endpoint,))
         async with observer.subscribe(RegistrarConnected, RegistrarDisconnected) as events:
-            await relay.cut()
+            await relay.refuse()
             lost = await next_event(events, within=TTL + 8)
             assert isinstance(lost, RegistrarDisconnected)
             assert observer.state is State.LOST
-            await relay.mend()
+            await relay.heal()
             assert isinstance(await next_event(events), RegistrarConnected)
             assert waiting(events) == []
 
     async def test_of_a_member_leaves_its_registration(
-        self, make_registrar: Make, relay: Relay, raw: Raw, routes: str
+        self, make_registrar: Make, relay: FaultProxy, raw: Raw, routes: str
     ) -> None:
         member = await make_registrar("a@h", endpoints=(relay.endpoint,), lease_ttl=10)
         before = await raw.get(f"{routes}nodes/a@h")
         async with member.subscribe(RegistrarConnected, RegistrarDisconnected, NodeJoined) as events:
             for n in range(3):
-                await relay.cut()
+                await relay.refuse()
                 await raw.put(f"{routes}nodes/n{n}@h", NO_ROUTES)
-                await relay.mend()
+                await relay.heal()
                 assert (await next_event(events)).name == f"n{n}@h"
         after = await raw.get(f"{routes}nodes/a@h")
         assert before
@@ -541,7 +561,7 @@ class TestSuspicion:
             assert isinstance(await next_event(events), ApplicationStopped)
 
     async def test_stands_still_while_there_is_no_session(
-        self, make_registrar: Make, relay: Relay, raw: Raw, routes: str
+        self, make_registrar: Make, relay: FaultProxy, raw: Raw, routes: str
     ) -> None:
         lease = await self.appear(raw, routes, "s@h")
         grace = 2.5  # longer than it takes to notice the silence
@@ -549,11 +569,11 @@ class TestSuspicion:
         async with member.subscribe() as events:
             await raw.revoke(lease)
             await next_event(events, NodeSuspected)
-            await relay.cut()
+            await relay.refuse()
             await next_event(events, RegistrarDisconnected, within=TTL + 4)
             await asyncio.sleep(grace)
             assert await member.nodes() == ["s@h"]
             assert not [e for e in waiting(events) if isinstance(e, NodeLeft)]
-            await relay.mend()
+            await relay.heal()
             await next_event(events, NodeLeft, within=15)
         assert await member.nodes() == []

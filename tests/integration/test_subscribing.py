@@ -22,10 +22,10 @@ from ergo_registrar import (
     ValidationError,
 )
 from ergo_registrar.core.edf import encode_application_route, encode_routes
+from ergo_registrar.testing.proxy import FaultProxy
 from tests.integration.support import (
     NO_ROUTES,
     Raw,
-    Relay,
     eventually,
     next_event,
     running,
@@ -41,7 +41,7 @@ Make = Callable[..., Awaitable[Registrar]]
 
 
 @pytest.fixture
-def registrar_options(etcd: str, relay: Relay) -> Options:  # the relay first, so that it ends after the registrars
+def registrar_options(etcd: str, relay: FaultProxy) -> Options:  # the relay first, so that it ends after the registrars
     return short_options(etcd)
 
 
@@ -120,7 +120,7 @@ class TestReplay:
             assert len(waiting(events)) == 50
 
     async def test_in_the_middle_of_changes_loses_and_doubles_nothing(
-        self, make_registrar: Make, relay: Relay, raw: Raw, routes: str
+        self, make_registrar: Make, relay: FaultProxy, raw: Raw, routes: str
     ) -> None:
         """Subscriptions that begin at any moment, breaks and compactions included, all come to the same."""
         observer = await make_registrar(endpoints=(relay.endpoint,))
@@ -141,11 +141,11 @@ class TestReplay:
             if step % 20 == 10:
                 followers.append((State(), observer.subscribe(replay=True)))
             if step % 100 == 50:
-                await relay.cut()
+                await relay.refuse()
             if step % 100 == 60:
                 if step > 200:
                     await raw.compact(await raw.revision())
-                await relay.mend()
+                await relay.heal()
         await settled(raw, observer)
         assert observer.stats.listings >= 2
         expected = fold_all(State(), waiting(observer.subscribe(replay=True)))

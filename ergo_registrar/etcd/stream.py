@@ -1,0 +1,153 @@
+"""A watch stream of one client: watches are created on it one by one, their events read, and etcd asked how far it is.
+
+Sources: etcd's api/etcdserverpb/rpc.proto, and what was measured (docs/explanation/etcd.md).
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from aetcd import rpc
+
+from ergo_registrar.core.keys import prefix_end
+from ergo_registrar.errors import ConnectionFailedError
+from ergo_registrar.etcd.client import Client
+from ergo_registrar.etcd.connection import BrokenError, CompactedError, Connection
+from ergo_registrar.etcd.shield import was_cancelled
+
+PROGRESS = 0  # stands for the watch id -1, which is that of every watch on the stream
+
+
+class WatchRefusedError(ConnectionFailedError):
+    """etcd denied or cancelled a watch."""
+
+
+class Stream:
+    """A watch stream of one client: watches are created on it, and their events read from it."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        client: Client,
+        call: Any,
+        answers_last: bool,
+        clock: Callable[[], float],
+        *,
+        log_in_anew: bool,
+    ) -> None:
+        self._connection = connection
+        self._client = client
+        self._call = call
+        self._clock = clock
+        self.opened: float = clock()
+        self.heard: float = self.opened  # when anything came
+        self.answers_last: bool = answers_last  # an answer comes behind all that it covers
+        self.is_behind: bool = False  # there were changes before it began
+        self.whole: bool = False  # it was shown that nothing is missing: where answers come last, each does
+        self.questions: deque[float] = deque(maxlen=2)  # when etcd was asked last, and the time before
+        self.latency: float = 0.0  # seconds that the last answer took
+        self.answered: asyncio.Event = asyncio.Event()
+        self.answered.set()  # no question is open
+        self.moved: asyncio.Event = asyncio.Event()  # anything came
+        self._log_in_anew = log_in_anew
+        self._given_up: ConnectionFailedError | None = None
+        self._waiting: list[tuple[int, int, list[Any]]] = []  # events that came while a watch was being created
+        self._fragments: dict[int, list[Any]] = {}
+
+    async def create(self, number: int, prefix: bytes, revision: int, timeout: float) -> Any:
+        """Create one watch and wait for etcd's word on it, at most `timeout` seconds; return the header of that."""
+        try:
+            async with asyncio.timeout(timeout) as deadline:
+                with self._client.when_closed(lambda: _end(deadline)):
+                    return await self._create(number, prefix, revision)
+        except TimeoutError as error:
+            raise await self._connection.failed(self._client, f"watch of {prefix.decode()!r}", error) from None
+
+    async def _create(self, number: int, prefix: bytes, revision: int) -> Any:
+        request = rpc.WatchCreateRequest(
+            key=prefix,
+            range_end=prefix_end(prefix),
+            start_revision=revision,
+            watch_id=number,
+            progress_notify=True,
+            fragment=True,
+        )
+        await self._exchange(lambda call: call.write(rpc.WatchRequest(create_request=request)))
+        while True:
+            answer = await self._answer(prefix)
+            if answer.created:
+                return answer.header
+            self._take(answer)
+
+    async def read(self) -> tuple[int, int, list[Any]]:
+        """Return the number of a watch, the revision of the answer, and its events, fragments put together.
+
+        The answer to `ask` is of watch `PROGRESS`, and has no events.
+        """
+        while not self._waiting:
+            self._take(await self._answer(None))
+        return self._waiting.pop(0)
+
+    async def ask(self) -> None:
+        """Ask etcd how far it has told of changes. Not while `create` waits."""
+        question = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())
+        await self._exchange(lambda call: call.write(question))
+
+    async def give_up(self, why: str, *, read_anew: bool = False) -> None:
+        """Leave the endpoint; whoever reads from the stream sees it break, with `CompactedError` to `read_anew`."""
+        self._given_up = (CompactedError if read_anew else BrokenError)(f"watch at {self._client.endpoint}: {why}")
+        await self._connection.give_up(self._client, self._client.endpoint)
+
+    def cancel(self) -> None:
+        """End the stream. Idempotent."""
+        call, self._call = self._call, None  # who still knows the stream, if only in a traceback, keeps no connection
+        if call is not None:
+            call.cancel()
+
+    async def _answer(self, prefix: bytes | None) -> Any:
+        answer = await self._exchange(lambda call: call.read())
+        if answer is grpc.aio.EOF:
+            raise await self._failed(ConnectionError("etcd ended the stream"))
+        if answer is None:  # what gRPC returns for bytes that it cannot read
+            raise await self._failed(ConnectionError("etcd sent what is no answer of a watch"))
+        self.heard = self._clock()
+        if answer.canceled:  # before `created`: a refusal is both
+            where = f"watch of {prefix.decode()!r}" if prefix else "watch"
+            if answer.compact_revision:
+                raise CompactedError(f"{where}: etcd keeps revisions from {answer.compact_revision} on")
+            if self._log_in_anew and self._client.logs_in:  # a forgotten token looks like that, too
+                await self.give_up("etcd refused a watch")
+            raise WatchRefusedError(f"{where}: etcd refused it: {answer.cancel_reason or 'no reason given'}")
+        return answer
+
+    async def _exchange(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
+        if self._call is None:
+            raise BrokenError("watch: this side ended the stream")
+        try:
+            return await work(self._call)
+        except (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError) as error:
+            raise await self._failed(error) from error
+        except asyncio.CancelledError as error:
+            if await was_cancelled():
+                raise
+            raise await self._failed(error) from error
+
+    async def _failed(self, error: BaseException) -> ConnectionFailedError:
+        if self._given_up is not None:
+            return self._given_up
+        return await self._connection.failed(self._client, "watch", error)
+
+    def _take(self, answer: Any) -> None:
+        events = self._fragments.pop(answer.watch_id, [])
+        events.extend(answer.events)
+        if answer.fragment:
+            self._fragments[answer.watch_id] = events
+        elif answer.watch_id > 0 or not events:
+            self._waiting.append((max(answer.watch_id, PROGRESS), answer.header.revision, events))
+
+
+def _end(deadline: asyncio.Timeout) -> None:
+    if not deadline.expired():
+        deadline.reschedule(asyncio.get_running_loop().time())
