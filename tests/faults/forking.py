@@ -83,15 +83,17 @@ async def _awaited(work: Callable[[], Awaitable[Any]]) -> Any:
     return await work()
 
 
-async def with_a_registrar(options: Options, work: Callable[[Registrar, Subscription], Awaitable[Any]]) -> None:
-    """Be a member, fork, and print what the child saw and how the parent went on."""
+async def with_a_registrar(
+    options: Options, work: Callable[[Registrar, Subscription], Awaitable[Any]], *, children: int
+) -> None:
+    """Be a member, fork some times, and print what each child saw and how the parent went on."""
     async with Registrar(options, node="a@h") as parent, parent.subscribe() as events:
-        told = await forked(lambda: work(parent, events))
+        told = [await forked(lambda: work(parent, events)) for _ in range(children)]
         renewals = parent.stats.lease_renewals
         await eventually(lambda: parent.stats.lease_renewals > renewals + 1)
         await parent.register_application_route(running("web", "a@h"))
         lost = [event for event in waiting(events) if isinstance(event, RegistrarDisconnected)]
-        print(json.dumps({"child": told, "parent": {"ok": parent.health().ok, "lost": len(lost)}}))
+        print(json.dumps({"children": told, "parent": {"ok": parent.health().ok, "lost": len(lost)}}))
 
 
 async def copy(options: Options) -> None:
@@ -100,7 +102,7 @@ async def copy(options: Options) -> None:
     async def work(registrar: Registrar, events: Subscription) -> dict[str, str]:
         return {name: await answer(call, registrar, events) for name, call in CALLS.items()}
 
-    await with_a_registrar(options, work)
+    await with_a_registrar(options, work, children=1)
 
 
 async def new(options: Options) -> None:
@@ -113,7 +115,7 @@ async def new(options: Options) -> None:
             return f"{type(error).__name__}: {error}"
         return "entered"
 
-    await with_a_registrar(options, work)
+    await with_a_registrar(options, work, children=8)
 
 
 def before(options: Options) -> None:
