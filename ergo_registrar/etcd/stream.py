@@ -46,11 +46,11 @@ class Stream:
         self.answers_last: bool = answers_last  # an answer comes behind all that it covers
         self.is_behind: bool = False  # there were changes before it began
         self.whole: bool = False  # it was shown that nothing is missing: where answers come last, each does
-        self.questions: deque[float] = deque(maxlen=2)  # when etcd was asked last, and the time before
-        self.latency: float = 0.0  # seconds that the last answer took
         self.answered: asyncio.Event = asyncio.Event()
         self.answered.set()  # no question is open
+        self.asked_before: float = self.opened  # when the last question that was answered was asked
         self.moved: asyncio.Event = asyncio.Event()  # anything came
+        self._asked: deque[float] = deque()  # when each request was sent that may still be answered
         self._log_in_anew = log_in_anew
         self._given_up: ConnectionFailedError | None = None
         self._waiting: list[tuple[int, int, list[Any]]] = []  # events that came while a watch was being created
@@ -92,8 +92,21 @@ class Stream:
 
     async def ask(self) -> None:
         """Ask etcd how far it has told of changes. Not while `create` waits."""
+        self._asked.append(self._clock())
         question = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())
         await self._exchange(lambda call: call.write(question))
+
+    def credit(self) -> float | None:
+        """Return when the request was sent that an answer is to; `None` if it is to none.
+
+        Answers come in order and carry no number, and etcd leaves requests unanswered. So it is to the oldest one out.
+        """
+        return self._asked.popleft() if self._asked else None
+
+    def forget(self, before: float) -> None:
+        """Expect no answer any more to what was asked before a time."""
+        while self._asked and self._asked[0] < before:
+            self._asked.popleft()
 
     async def give_up(self, why: str, *, read_anew: bool = False) -> None:
         """Leave the endpoint; whoever reads from the stream sees it break, with `CompactedError` to `read_anew`."""

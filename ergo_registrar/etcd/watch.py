@@ -16,7 +16,7 @@ from 1 up, and created one at a time, because a refusal carries the id -1 or 0; 
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby
 from operator import attrgetter, itemgetter
 from typing import Any, Never, Protocol
@@ -164,9 +164,8 @@ class Watcher:
     async def _question(self, stream: Stream) -> None:
         """Ask until there is an answer. Give the endpoint up if nothing at all comes on the stream for too long."""
         asked = self._clock()
-        stream.questions.append(asked)
+        stream.forget(before=asked - self._beat)
         stream.answered.clear()
-        pause = max(_ASK_AGAIN, 2 * stream.latency)  # on a slow line no answer may be left over for the next question
         while stream is self._stream and not stream.answered.is_set():
             if self._clock() - max(asked, stream.heard) >= self._beat:
                 await stream.give_up(f"etcd was silent on the watch for {self._beat:.1f} s")
@@ -175,7 +174,7 @@ class Watcher:
                 self._release()
             with anyio.move_on_after(self._beat):
                 await stream.ask()
-            with anyio.move_on_after(min(pause, self._beat)):
+            with anyio.move_on_after(min(_ASK_AGAIN, self._beat)):
                 await stream.answered.wait()
 
     async def _compare(self, stream: Stream) -> None:
@@ -186,15 +185,16 @@ class Watcher:
         if self._held is None:
             self._held = []
         try:
-            revision, stands = await self._connection.call("compare", self._stands, timeout=self._beat)
+            revision, stands = await self._stands()
+            ends = self._clock() + self._beat
             while stream is self._stream:
                 if all(self._agrees(prefix, revision, *stands[prefix]) for prefix in self._prefixes):
                     stream.whole = True
-                    stream.questions.append(asked)
+                    stream.asked_before = asked
                     self._release()
                     self._sink.shown(revision, asked)
                     return
-                if self._clock() - asked >= self._beat:
+                if self._clock() >= ends:
                     await stream.give_up("it does not show what stands in etcd", read_anew=True)
                     return
                 stream.moved.clear()
@@ -204,15 +204,21 @@ class Watcher:
             if stream is self._stream:
                 self._release()
 
-    async def _stands(self, client: Client) -> tuple[int, dict[bytes, tuple[int, int]]]:
+    async def _stands(self) -> tuple[int, dict[bytes, tuple[int, int]]]:
         """Return etcd's revision, and for each prefix the youngest revision of its keys then, and how many they are."""
-        revision = 0
-        stands: dict[bytes, tuple[int, int]] = {}
-        for prefix in self._prefixes:
-            answer = await client.youngest(prefix, prefix_end(prefix), revision=revision)
-            revision = revision or answer.header.revision
-            stands[prefix] = max((kv.mod_revision for kv in answer.kvs), default=0), answer.count
-        return revision, stands
+
+        async def youngest(prefix: bytes, revision: int) -> Any:
+            def ask(client: Client) -> Awaitable[Any]:
+                return client.youngest(prefix, prefix_end(prefix), revision=revision)
+
+            return await self._connection.call("compare", ask, timeout=self._beat)
+
+        first, *others = self._prefixes
+        answers = [await youngest(first, 0)]
+        revision: int = answers[0].header.revision
+        answers += await asyncio.gather(*(youngest(prefix, revision) for prefix in others))
+        stands = ((max((kv.mod_revision for kv in answer.kvs), default=0), answer.count) for answer in answers)
+        return revision, dict(zip(self._prefixes, stands, strict=True))
 
     def _agrees(self, prefix: bytes, revision: int, youngest: int, count: int) -> bool:
         """Say whether we know, or hold back, all that made a prefix what it was at a revision.
@@ -322,8 +328,9 @@ class Watcher:
             number, revision, events = await stream.read()
             stream.moved.set()
             if number == PROGRESS:
-                if not stream.answered.is_set():  # else one more answer to a question that was asked twice
-                    self._answered(stream, revision)
+                asked = stream.credit()
+                if asked is not None and not stream.answered.is_set():  # else a question that was asked twice
+                    self._answered(stream, revision, asked)
                 continue
             if number > len(self._prefixes):
                 raise WatchRefusedError(f"etcd told of watch {number}, and there are {len(self._prefixes)}")
@@ -336,14 +343,14 @@ class Watcher:
                 else:
                     self._held.append(step)
 
-    def _answered(self, stream: Stream, revision: int) -> None:
-        stream.latency = self._clock() - stream.questions[-1]
+    def _answered(self, stream: Stream, revision: int, asked: float) -> None:
         stream.answered.set()
         if stream.answers_last:
             self._release()
-            self._sink.shown(revision, stream.questions[-1])
+            self._sink.shown(revision, asked)
         else:  # what this answer overtook was there when the one before came
-            self._sink.shown(0, stream.questions[0])
+            self._sink.shown(0, stream.asked_before)
+        stream.asked_before = asked
 
     def _release(self) -> None:
         """Apply what was held back since the stream began, by revision, and from now on at once what comes."""

@@ -96,6 +96,12 @@ def truthful(registrar: Registrar) -> Health:
     return health
 
 
+async def kept_asking(registrar: Registrar) -> None:
+    """Have it ask etcd for the newest revision, again and again."""
+    while True:
+        await registrar.wait_revision(registrar.revision + 1)
+
+
 class TestStaleness:
     async def test_of_an_idle_registrar_is_small(self, make_registrar: Make) -> None:
         """Nothing happens: every third of the TTL it falls, and it stays at two thirds, whatever etcd's version."""
@@ -128,6 +134,36 @@ class TestStaleness:
                 etcd.members[0].resume()
                 await eventually(lambda: all(truthful(registrar).ok for registrar in registrars))
                 assert all(registrar.staleness < TTL for registrar in registrars)
+
+    async def test_on_a_line_that_gets_slow_counts_what_is_on_its_way(
+        self, make_registrar: Make, relay: FaultProxy, raw: Raw, routes: str
+    ) -> None:
+        """Changes come late, and it is asked for them often: `staleness` is as long as one is under way, or longer."""
+        registrar = await make_registrar(endpoints=(relay.endpoint,), lease_ttl=9)
+        key = f"{routes.removesuffix('routes/')}config/*/item"
+        written: list[float] = []
+        seen: list[float] = []
+
+        async def write() -> None:
+            while True:
+                await raw.put(key, f"int:{len(written)}")
+                written.append(clock.now())
+                await asyncio.sleep(0.02)
+
+        async def honest() -> bool:
+            at = clock.now()
+            seen.append(registrar.staleness)
+            known: Any = (await registrar.config()).get("item", -1)
+            assert seen[-1] >= at - min(written[known + 1 :], default=at)
+            return sum(b < a for a, b in itertools.pairwise(seen)) >= 6
+
+        relay.delay(0.6)
+        async with asyncio.TaskGroup() as tasks:
+            writing = tasks.create_task(write())
+            asking = tasks.create_task(kept_asking(registrar))
+            await eventually(honest, within=2 * HUNG)
+            writing.cancel()
+            asking.cancel()
 
 
 class TestALoopThatStandsStill:
