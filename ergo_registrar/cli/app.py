@@ -7,6 +7,7 @@ import typer
 from ergo_registrar import Registrar
 from ergo_registrar.cli.demo import demo
 from ergo_registrar.cli.etcd import etcd
+from ergo_registrar.cli.nodes import nodes
 
 _EPILOG = (
     "Exit codes: 0 done; 1 it failed, and standard error says why; 2 a wrong command, option or value; "
@@ -40,3 +41,4 @@ def _options(
 
 app.command()(demo)
 app.command()(etcd)
+app.command()(nodes)

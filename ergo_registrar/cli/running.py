@@ -10,7 +10,7 @@ import anyio
 import typer
 
 from ergo_registrar.cli.output import complain
-from ergo_registrar.errors import RegistrarError
+from ergo_registrar.errors import RegistrarError, ValidationError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -22,13 +22,14 @@ def run(work: Callable[[], Awaitable[None]]) -> int | None:
         The number of the signal that ended it, None when it came to its end by itself.
 
     Raises:
-        typer.Exit: with 1, when `work` raised a `RegistrarError`; what it says is on standard error.
+        typer.Exit: with 1, when `work` raised a `RegistrarError`; what it says is on standard error. With 2, when it
+            refused a value.
     """
     try:
         return anyio.run(_until_signalled, work)
     except RegistrarError as error:
         complain(str(error))
-        raise typer.Exit(1) from None
+        raise typer.Exit(2 if isinstance(error, ValidationError) else 1) from None
 
 
 async def _until_signalled(work: Callable[[], Awaitable[None]]) -> int | None:
