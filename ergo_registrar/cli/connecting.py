@@ -13,7 +13,9 @@ from ergo_registrar.errors import ValidationError
 
 _PANEL = "Where etcd is"
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead: one document, or one a line where there is no end.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON instead: one document, or one a line where there is no end.")
+]
 
 
 def _option(name: str, help_text: str, **how: Any) -> Any:

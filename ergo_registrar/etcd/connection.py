@@ -211,7 +211,7 @@ class Connection:
             raise _AttemptFailed(client, *_judge(error), error, token) from None
         except asyncio.CancelledError as error:
             if await was_cancelled():
-                raise
+                raise error.with_traceback(None) from None  # a call in it would keep the channel open
             raise _AttemptFailed(client, Verdict.ELSEWHERE, "the channel was closed", error) from None
 
     async def _connected(self, patience: float) -> Client:

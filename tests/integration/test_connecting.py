@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 import trustme
 
@@ -23,7 +24,9 @@ from ergo_registrar import (
     RegistrarDisconnected,
     State,
 )
+from ergo_registrar.etcd.connection import Connection
 from ergo_registrar.etcd.server import LocalEtcd, ServerTLS
+from ergo_registrar.stats import Stats
 from ergo_registrar.testing.proxy import FaultProxy
 from tests.integration.support import (
     NO_ROUTES,
@@ -155,6 +158,22 @@ class TestAnEtcdThatIsThere:
         async with Registrar(options, node="a@h"), Registrar(options):
             assert relay.open_connections == 2
         await eventually(lambda: relay.open_connections == 0)
+
+    async def test_is_left_by_who_still_knows_of_a_call_that_was_cancelled(
+        self, registrar_options: Options, relay: FaultProxy
+    ) -> None:
+        """anyio keeps the error of a cancelled task until the next garbage collection, which may be far away."""
+        connection = Connection(dataclasses.replace(registrar_options, endpoints=(relay.endpoint,)), Stats())
+        await connection.look(timeout=5)
+        relay.delay(0.5)
+        call = asyncio.create_task(connection.call("read", lambda c: c.page(b"a", b"b", limit=1, revision=0)))
+        await anyio.wait_all_tasks_blocked()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError) as known:
+            await call
+        await connection.close()
+        await eventually(lambda: relay.open_connections == 0)
+        assert known.value
 
 
 class TestSeveralEndpoints:
