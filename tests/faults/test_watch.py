@@ -365,6 +365,21 @@ class TestAnEtcdRestoredFromABackup:
                 assert (await observer.pick("web")).node == "a@h"
 
 
+async def test_another_etcd_behind_the_same_endpoints_is_read_anew() -> None:
+    """It has gone on for longer, and nothing of ours was known: only its cluster id tells that it is another one."""
+    async with LocalEtcd() as one, LocalEtcd() as other, Raw(one.endpoint) as raw, Raw(other.endpoint) as its_raw:
+        options = short_options(one.endpoint, endpoints=(one.endpoint, other.endpoint))
+        routes = f"services/ergo/cluster/{options.cluster}/routes/"
+        await its_raw.put(f"{routes}nodes/b@h", NO_ROUTES)
+        for etcd, writes in ((raw, 10), (its_raw, 50)):
+            for _ in range(writes):
+                await etcd.put("of/somebody/else", "x")
+        async with Registrar(options) as observer, observer.subscribe(NodeJoined) as joined:
+            assert await observer.nodes() == []
+            await one.members[0].kill()
+            assert (await next_event(joined)).name == "b@h"
+
+
 class TestReadingTheClusterForTheFirstTime:
     """Page after page at one revision, while a compaction takes that revision away."""
 
