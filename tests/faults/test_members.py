@@ -208,8 +208,16 @@ async def test_two_of_three_are_down_for_longer_than_the_lease(three: LocalEtcd)
             before = [await hold(raw, options, node) for node in ("a@h", "b@h")]
         for member in others:
             await member.kill()
-        await eventually(lambda: {registrar.state for registrar in everyone} == {State.SUSPENDED})
-        await eventually(lambda: {registrar.state for registrar in everyone} == {State.LOST})
+        states: dict[Registrar, list[State]] = {registrar: [] for registrar in everyone}
+
+        def all_lost() -> bool:
+            for registrar, passed in states.items():
+                if passed[-1:] != [registrar.state]:
+                    passed.append(registrar.state)
+            return all(registrar.state is State.LOST for registrar in everyone)
+
+        await eventually(all_lost, within=20)
+        assert {tuple(passed[-2:]) for passed in states.values()} == {(State.SUSPENDED, State.LOST)}
         assert await a.nodes() == ["b@h"]
         assert await observer.nodes() == ["a@h", "b@h"]
         assert a.health().reason

@@ -72,15 +72,14 @@ async def test_members_stay_members(small: Raw, options: Options) -> None:
 
 
 async def test_whoever_writes_is_told_what_to_do(small: Raw, options: Options) -> None:
-    """Publishing, withdrawing and registering raise at once, with the cure, and change nothing; then each works."""
+    """Publishing and registering raise at once, with the cure, and change nothing; then each works.
+
+    Whether etcd lets a withdrawal pass depends on how full it is: a deletion costs nothing.
+    """
     async with Registrar(options, node="a@h", applications=[running("web", "a@h")]) as member:
         await fill(small)
         newcomer = Registrar(options)
-        for call in (
-            member.register_application_route(running("db", "a@h")),
-            member.unregister_application_route("web"),
-            newcomer.register("b@h"),
-        ):
+        for call in (member.register_application_route(running("db", "a@h")), newcomer.register("b@h")):
             with pytest.raises(ConnectionFailedError, match=WHAT_TO_DO):
                 await asyncio.wait_for(call, LOAD)
         assert member.health().ok
