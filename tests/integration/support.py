@@ -262,7 +262,7 @@ async def etcdctl(endpoint: str, *arguments: str, user: str | None = None, check
     login = [f"--user={user}"] if user else []
     process = await asyncio.create_subprocess_exec(
         str(program),
-        f"--endpoints={endpoint}",
+        *(f"--endpoints={endpoint}", "--dial-timeout=15s", "--command-timeout=15s"),
         *login,
         *arguments,
         env={"ETCDCTL_API": "3"},
