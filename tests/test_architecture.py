@@ -39,7 +39,7 @@ ARROWS = {
     "registrar": (*PARTS, "runner"),
     "": (*PARTS, "registrar"),
     "cli": (*PUBLIC, "cli"),
-    "testing": (*PUBLIC, "testing"),
+    "testing": (*PUBLIC, "core.keys", "etcd.operator", "testing"),
 }
 IMPURE = {
     *("aetcd", "anyio", "asyncio", "concurrent", "datetime", "grpc", "io", "logging", "multiprocessing", "os"),

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from anyio import to_thread
 
 from ergo_registrar.errors import RegistrarError, UnsupportedError, ValidationError
 from ergo_registrar.etcd.client import Client
+from ergo_registrar.etcd.operator import expire_lease
 from ergo_registrar.etcd.process import HOST, POLL, SIGKILL, Process
 from ergo_registrar.etcd.program import find_etcd, find_etcdctl
 from ergo_registrar.etcd.shield import finish
@@ -213,34 +214,28 @@ class LocalEtcd:
         `options` is for TLS and login, which takes a user with the role root; its endpoints are not used.
         `RegistrarError` when etcd refuses or does not answer. What is forgotten already is no error.
         """
-        await self._operate(options, "compact", lambda etcd: etcd.compact(revision))
-
-    async def expire_lease(self, key: str, *, options: Options | None = None) -> None:
-        """End the lease that a key hangs on, as if its time had run out: all its keys are deleted in one revision.
-
-        To etcd it is the same: its leader ends an expired lease with the request that this makes, LeaseRevoke
-        (https://github.com/etcd-io/etcd/blob/v3.5.1/server/etcdserver/server.go, `run`). A live holder finds its lease
-        gone, as after a stall longer than the TTL.
-
-        `options` as for `compact`. `RegistrarError` when the key is absent or has no lease, and as for `compact`.
-        """
-        await self._operate(options, f"expire the lease of {key!r}", lambda etcd: etcd.expire_lease(key))
-
-    async def _operate(
-        self, options: Options | None, what: str, operation: Callable[["_Operator"], Awaitable[None]]
-    ) -> None:
         endpoint = (await self.leader()).endpoint
         client = _Operator(endpoint, options or Options(endpoints=(endpoint,)))
         try:
             with anyio.fail_after(_CALL_TIMEOUT):
                 await client.connect()
                 await client.log_in()
-                await operation(client)
+                await client.compact(revision)
         except (aetcd.ClientError, grpc.aio.AioRpcError, TimeoutError) as error:
             reason = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error) or "no answer"
-            raise RegistrarError(f"{what} at {endpoint}: {reason}") from error
+            raise RegistrarError(f"compact at {endpoint}: {reason}") from error
         finally:
             await finish(client.close())
+
+    async def expire_lease(self, key: str, *, options: Options | None = None) -> None:
+        """End the lease that a key hangs on, as if its time had run out: all its keys are deleted in one revision.
+
+        A live holder finds its lease gone, as after a stall longer than the TTL.
+
+        `options` as for `compact`. `RegistrarError` when the key is absent or has no lease, and as for `compact`.
+        """
+        endpoints = ((await self.leader()).endpoint,)
+        await expire_lease(dataclasses.replace(options or Options(), endpoints=endpoints), key)
 
     async def __aenter__(self) -> Self:
         if self._directory is not None:
@@ -358,12 +353,6 @@ class _Operator(Client):
         except aetcd.ClientError as error:
             if "has been compacted" not in str(error):  # so it has been done
                 raise
-
-    async def expire_lease(self, key: str) -> None:
-        found = await self.get(key.encode())
-        if found is None or not found.lease:
-            raise RegistrarError(f"{key!r} {'hangs on no lease' if found else 'does not stand in etcd'}")
-        await self.revoke(found.lease)
 
 
 async def _until_ready(members: Sequence[Member], timeout: float) -> None:
