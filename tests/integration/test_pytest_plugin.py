@@ -37,7 +37,7 @@ async def test_its_lease_expires(make_registrar, expire_lease):
         await expire_lease(observer)
 
 async def test_its_network_breaks(make_registrar, fault_proxy, etcd, expire_lease):
-    web = await make_registrar("web1@h", endpoints=(fault_proxy.endpoint,), lease_ttl=2)
+    web = await make_registrar("web1@h", endpoints=(fault_proxy.endpoint,))
     observer = await make_registrar()
     async with observer.subscribe(NodeJoined, NodeLeft) as events:
         await fault_proxy.refuse()
