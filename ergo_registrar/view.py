@@ -160,8 +160,7 @@ class View:
         try:
             async with asyncio.timeout(timeout):
                 while True:
-                    there = tiers(self._instances(name, wanted, include_self), self._suspected(name))
-                    found = sum(map(len, there))
+                    found = sum(map(len, tiers(self._instances(name, wanted, include_self), self._suspected(name))))
                     if found >= instances:
                         return self.resolve_application(name, wanted, include_self)
                     await self.progress()

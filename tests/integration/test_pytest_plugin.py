@@ -81,8 +81,13 @@ def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     return project.runpytest_subprocess(*plugins, *quiet, *arguments, timeout=50)
 
 
-@pytest.mark.parametrize("scope", ["function", "class", "module", "session"])
-@pytest.mark.parametrize("mode", ["strict", "auto"])
+@pytest.mark.parametrize(
+    ("mode", "scope"),
+    [
+        *(("strict", scope) for scope in ("function", "class", "session")),
+        *(("auto", scope) for scope in ("function", "module", "session")),
+    ],
+)
 def test_works_in_each_mode_and_loop(project: pytest.Pytester, etcd: str, mode: str, scope: str) -> None:
     """The loop by the setting in automatic mode, by the marker in strict mode."""
     by_setting = mode == "auto"
