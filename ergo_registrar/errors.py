@@ -15,6 +15,7 @@ __all__ = [
     "UnknownItemError",
     "UnsupportedError",
     "ValidationError",
+    "WaitTimeoutError",
 ]
 
 
@@ -80,6 +81,10 @@ class TakenError(RegistrarError):
 
 class NoRouteError(RegistrarError, LookupError):
     """There is no such node or application in the cluster, as far as this process knows (Ergo: `gen.ErrNoRoute`)."""
+
+
+class WaitTimeoutError(RegistrarError, TimeoutError):
+    """An application did not come, or not in as many instances as were waited for, within the time given."""
 
 
 class UnknownItemError(RegistrarError, KeyError):

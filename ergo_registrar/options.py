@@ -83,7 +83,7 @@ class Options:
         if self.insecure_skip_verify:
             warnings.warn("insecure_skip_verify: whoever answers first is trusted to be etcd", stacklevel=3)
         for field, least in _LEAST_SECONDS.items():
-            _check_seconds(field, getattr(self, field), least)
+            check_seconds(field, getattr(self, field), least)
         if self.lease_ttl != int(self.lease_ttl):
             raise ValidationError("lease_ttl", self.lease_ttl, "must be whole seconds, as etcd counts")
         if self.application_route_layout not in get_args(ApplicationRouteLayout):
@@ -145,7 +145,8 @@ _MOST_SECONDS = 1_000_000.0  # gRPC counts milliseconds in 32 bits; nobody waits
 _ENDPOINT = re.compile(r"(?:https?://)?(?:\[[0-9a-fA-F:.%]+\]|[^\s/,:@\[\]\x00-\x1f\ud800-\udfff]+):([0-9]{1,5})")
 
 
-def _check_seconds(field: str, value: object, least: float | None) -> None:
+def check_seconds(field: str, value: object, least: float | None) -> None:
+    """Raise `ValidationError` unless `value` is a time to wait, of at least so much; None: of more than nothing."""
     rule = "must be more than 0 seconds" if least is None else f"must be at least {least:g} seconds"
     if not isinstance(value, int | float) or isinstance(value, bool) or not value <= _MOST_SECONDS:
         raise ValidationError(field, value, f"{rule} and at most {_MOST_SECONDS:g}")

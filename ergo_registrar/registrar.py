@@ -7,14 +7,15 @@ from typing import Protocol, Self
 import msgspec
 
 from ergo_registrar.core.config import ConfigSource
+from ergo_registrar.core.filter import described
 from ergo_registrar.core.keys import check_name
 from ergo_registrar.core.registration import Publication
 from ergo_registrar.core.session import State
-from ergo_registrar.errors import NoRouteError, UnsupportedError
+from ergo_registrar.errors import NoRouteError, UnsupportedError, ValidationError
 from ergo_registrar.events import Event, Value
 from ergo_registrar.health import Health
-from ergo_registrar.options import Options
-from ergo_registrar.routes import ApplicationRoute, RegistrarInfo, Route, Version
+from ergo_registrar.options import Options, check_seconds
+from ergo_registrar.routes import ApplicationRoute, ApplicationState, RegistrarInfo, Route, Version
 from ergo_registrar.runner import Runner
 from ergo_registrar.stats import Stats
 from ergo_registrar.subscription import DEFAULT_MAXSIZE, Hub, Subscription
@@ -29,7 +30,15 @@ class Resolver(Protocol):
         """Return how to reach a node."""
         ...
 
-    async def resolve_application(self, name: str, *, include_self: bool = False) -> list[ApplicationRoute]:
+    async def resolve_application(
+        self,
+        name: str,
+        *,
+        state: ApplicationState | Iterable[ApplicationState] | None = None,
+        tags: Iterable[str] = (),
+        without_tags: Iterable[str] = (),
+        include_self: bool = False,
+    ) -> list[ApplicationRoute]:
         """Return where an application is."""
         ...
 
@@ -114,6 +123,24 @@ class Registrar:
         registration = self._runner.registration
         await self._runner.attend(registration.unpublish(name), undo=registration.take_back)
 
+    async def drain(self, name: str) -> None:
+        """Take an application of this node out of the choice: publish its route with a weight of -1.
+
+        Nobody is told to come here any more, Go nodes neither, and who is here already may finish. It stays drained,
+        whatever becomes of the session, until `undrain`, or until its route is registered again with a weight, which
+        is the newer word. Drained already, or of a negative weight anyway, it stays as it is.
+
+        Raises `NoRouteError` if this node does not publish it, and as `register_application_route`: when this fails or
+        is cancelled, the weight stays, or is put back.
+        """
+        registration = self._runner.registration
+        await self._runner.attend(registration.drain(name), undo=registration.take_back)
+
+    async def undrain(self, name: str) -> None:
+        """Publish the route as it was before `drain`. One that is not drained stays as it is. Raises as `drain`."""
+        registration = self._runner.registration
+        await self._runner.attend(registration.undrain(name), undo=registration.take_back)
+
     async def close(self) -> None:
         """Leave the cluster, so that this node is gone for others at once, and end every task and subscription.
 
@@ -134,19 +161,73 @@ class Registrar:
         self._runner.refuse_unread()
         return self._view.resolve(node)
 
-    async def resolve_application(self, name: str, *, include_self: bool = False) -> list[ApplicationRoute]:
+    async def resolve_application(
+        self,
+        name: str,
+        *,
+        state: ApplicationState | Iterable[ApplicationState] | None = None,
+        tags: Iterable[str] = (),
+        without_tags: Iterable[str] = (),
+        include_self: bool = False,
+    ) -> list[ApplicationRoute]:
         """Return where an application is, best first: [0] is the weighted pick, the others to fall back on.
 
         Running ones come before others, suspects last. A negative weight is never returned; the own route only with
-        `include_self`. Each call moves the round robin on by one. Raise `NoRouteError` if there is none.
+        `include_self`. Of the rest, those in `state` (one or several; None: in any), with all of `tags` and with none
+        of `without_tags`.
+
+        Each call moves the round robin on by one, that of its filter: each filter has a fair one of its own.
+
+        Raises:
+            NoRouteError: there is none; it says whether none is there, or which filter left none over.
+            ValidationError: a name, state or tag cannot be one.
         """
         self._runner.refuse_unread()
-        return self._view.resolve_application(name, include_self)
+        return self._view.resolve_application(name, described(state, tags, without_tags), include_self)
 
-    async def pick(self, name: str, *, include_self: bool = False) -> ApplicationRoute:
-        """Return the first of `resolve_application` alone, which is cheaper. Raise `NoRouteError` if there is none."""
+    async def pick(
+        self,
+        name: str,
+        *,
+        state: ApplicationState | Iterable[ApplicationState] | None = None,
+        tags: Iterable[str] = (),
+        without_tags: Iterable[str] = (),
+        include_self: bool = False,
+    ) -> ApplicationRoute:
+        """Return the first of `resolve_application` alone, which is cheaper. Takes and raises the same."""
         self._runner.refuse_unread()
-        return self._view.pick(name, include_self)
+        return self._view.pick(name, described(state, tags, without_tags), include_self)
+
+    async def wait_for(
+        self,
+        name: str,
+        *,
+        instances: int = 1,
+        timeout: float | None = None,
+        state: ApplicationState | Iterable[ApplicationState] | None = ApplicationState.RUNNING,
+        tags: Iterable[str] = (),
+        without_tags: Iterable[str] = (),
+        include_self: bool = False,
+    ) -> list[ApplicationRoute]:
+        """Return where an application is, as soon as that many instances of it can be resolved.
+
+        For a service that starts before what it needs. It returns what `resolve_application` returns with these
+        filters, but unlike that wants running ones unless told otherwise: only they can serve. `timeout` is in seconds,
+        0 to look once; None is `request_timeout`. Nothing is asked of etcd: the watch tells.
+
+        Raises:
+            WaitTimeoutError: there were fewer when the time was over; it says how many, and what the others lack.
+            RegistrarError: this registrar was not entered. TerminatedError: it is closed, also while this waits.
+
+        Cancelled, it leaves nothing behind.
+        """
+        self._runner.refuse_unread()
+        if not isinstance(instances, int) or instances < 1:
+            raise ValidationError("instances", instances, "must be a number of instances, at least 1")
+        timeout = self._options.request_timeout if timeout is None else timeout
+        check_seconds("timeout", timeout, 0)
+        wanted = described(state, tags, without_tags)
+        return await self._runner.attend(self._view.wait_for(name, wanted, include_self, instances, timeout))
 
     async def resolve_proxy(self, node: str) -> list[Route]:
         """Raise `NoRouteError`: this registrar keeps no proxy routes, as the reference keeps none."""
@@ -197,6 +278,11 @@ class Registrar:
         return self._hub.subscribe(event_types, maxsize, self._view.state_events() if replay else ())
 
     # About itself
+
+    @property
+    def node(self) -> str | None:
+        """The name it is registered under, None for an observer."""
+        return self._view.node
 
     @property
     def state(self) -> State:

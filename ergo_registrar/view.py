@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Never
 
 from ergo_registrar.clock import now
-from ergo_registrar.core.balance import WeightedRoundRobin, resolve, tiers
+from ergo_registrar.core.balance import Rotations, resolve, tiers
 from ergo_registrar.core.config import ConfigMirror
+from ergo_registrar.core.filter import EVERY, Filter, shortfall
 from ergo_registrar.core.keys import ConfigLevel, check_name, check_node_name, config_prefixes, routes_prefix
 from ergo_registrar.core.mirror import Mirror
 from ergo_registrar.core.records import Record, Skipped, Step
-from ergo_registrar.errors import NoRouteError
+from ergo_registrar.errors import NoRouteError, WaitTimeoutError
 from ergo_registrar.events import Event
 from ergo_registrar.options import Options
 from ergo_registrar.routes import ApplicationRoute, Route
@@ -43,7 +44,7 @@ class View:
         self._clock = clock
         self._routes = routes_prefix(options.cluster)
         self._levels: dict[bytes, ConfigLevel] = {}
-        self._balances: dict[tuple[str, bool], WeightedRoundRobin] = {}
+        self._rotations = Rotations()
         self._logged: set[bytes] = set()
         self._waiting: dict[asyncio.Future[None], None] = {}  # who came first is woken first
         self.aim(None)
@@ -137,42 +138,60 @@ class View:
             raise NoRouteError(f"no node {node!r} in {self._where()}; {self._known_nodes()}")
         return list(routes)
 
-    def resolve_application(self, name: str, include_self: bool) -> list[ApplicationRoute]:
+    def resolve_application(self, name: str, wanted: Filter, include_self: bool) -> list[ApplicationRoute]:
         """Return where an application is, the weighted pick first. Raise `NoRouteError`."""
-        instances = self._instances(name, include_self)
-        found = resolve(self._balance(name, include_self), instances, self._suspected(name))
-        return found or self._no_instance(name, instances)
+        instances = self._instances(name, wanted, include_self)
+        found = resolve(self._rotations.of(name, include_self, wanted), instances, self._suspected(name))
+        return found or self._no_instance(name, wanted, include_self)
 
-    def pick(self, name: str, include_self: bool) -> ApplicationRoute:
+    def pick(self, name: str, wanted: Filter, include_self: bool) -> ApplicationRoute:
         """Return the weighted pick alone. Raise `NoRouteError`."""
-        instances = self._instances(name, include_self)
+        instances = self._instances(name, wanted, include_self)
         best = next(iter(tiers(instances, self._suspected(name))), None)
         if best is None:
-            self._no_instance(name, instances)
-        return instances[self._balance(name, include_self).pick(best)]
+            self._no_instance(name, wanted, include_self)
+        return instances[self._rotations.of(name, include_self, wanted).pick(best)]
 
-    def _instances(self, name: str, include_self: bool) -> dict[str, ApplicationRoute]:
+    async def wait_for(
+        self, name: str, wanted: Filter, include_self: bool, instances: int, timeout: float
+    ) -> list[ApplicationRoute]:
+        """Return where an application is, once it is there so often. Raise `WaitTimeoutError`."""
+        found = 0
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    there = tiers(self._instances(name, wanted, include_self), self._suspected(name))
+                    found = sum(map(len, there))
+                    if found >= instances:
+                        return self.resolve_application(name, wanted, include_self)
+                    await self.progress()
+        except TimeoutError:
+            raise WaitTimeoutError(
+                f"application {name!r} in {self._where()}: {found} of {instances} wanted after {timeout:g} s: "
+                + self._shortfall(name, wanted, include_self, instances)
+            ) from None
+
+    def _instances(self, name: str, wanted: Filter, include_self: bool) -> dict[str, ApplicationRoute]:
         instances = self.mirror.applications(check_name("name", name))
         if self.node in instances and not include_self:
-            return {node: route for node, route in instances.items() if node != self.node}
-        return instances
+            del instances[self.node]
+        if wanted is EVERY:
+            return instances
+        return {node: route for node, route in instances.items() if wanted.passes(route)}
 
     def _suspected(self, name: str) -> Callable[[str], bool]:
         return lambda node: self.mirror.application_suspected(name, node)
 
-    def _balance(self, name: str, include_self: bool) -> WeightedRoundRobin:
-        return self._balances.setdefault((name, include_self), WeightedRoundRobin())
-
-    def _no_instance(self, name: str, instances: dict[str, ApplicationRoute]) -> Never:
-        self._balances.pop((name, True), None)
-        self._balances.pop((name, False), None)
-        if instances:
-            why = f"all {len(instances)} of it have a negative weight, which takes them out of the choice"
-        elif self.node in self.mirror.applications(name):
-            why = "only this node itself has it: include_self=True counts it in"
-        else:
-            why = "no node has published it"
+    def _no_instance(self, name: str, wanted: Filter, include_self: bool) -> Never:
+        self._rotations.forget(name, include_self, wanted)
+        why = self._shortfall(name, wanted, include_self, 1)
         raise NoRouteError(f"no application {name!r} in {self._where()}: {why}")
+
+    def _shortfall(self, name: str, wanted: Filter, include_self: bool, instances: int) -> str:
+        routes = self._instances(name, EVERY, include_self)
+        if not routes and self.node in self.mirror.applications(name):
+            return "only this node itself has it: include_self=True counts it in"
+        return shortfall(wanted, routes.values(), instances)
 
     def _where(self) -> str:
         return f"cluster {self._options.cluster!r} as of revision {self.revision}"

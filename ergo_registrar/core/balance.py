@@ -7,7 +7,10 @@ From rest, that many picks give each instance exactly its weight, evenly spread.
 
 from collections.abc import Callable, Mapping
 
+from ergo_registrar.core.filter import EVERY, Filter
 from ergo_registrar.routes import ApplicationRoute, ApplicationState
+
+_MOST_FILTERED = 1000  # rotations under filters: some 100 kB with ten instances each
 
 
 class WeightedRoundRobin:
@@ -41,6 +44,41 @@ class WeightedRoundRobin:
             return []
         picked = self.pick(weights)
         return [picked, *(node for node in _heaviest_first(self._current) if node != picked)]
+
+
+class Rotations:
+    """A round robin for each way to choose: by application, by filter, and with or without the own instance.
+
+    Each goes on where it was, whatever is asked for in between: so callers with different filters get fair shares each.
+    Without a filter there are as many as applications. With one there may be any number, for tags may be made up for
+    each call: the one that rested longest is forgotten, and would start from rest.
+    """
+
+    def __init__(self, most_filtered: int = _MOST_FILTERED) -> None:
+        self._of_all: dict[tuple[str, bool], WeightedRoundRobin] = {}
+        self._filtered: dict[tuple[str, bool, Filter], WeightedRoundRobin] = {}  # the most recently used last
+        self._most_filtered = most_filtered
+
+    def of(self, name: str, include_self: bool, wanted: Filter) -> WeightedRoundRobin:
+        """Return the round robin to choose with."""
+        if wanted is EVERY:
+            rotation = self._of_all.get((name, include_self))
+            if rotation is None:
+                rotation = self._of_all[name, include_self] = WeightedRoundRobin()
+            return rotation
+        key = (name, include_self, wanted)
+        rotation = self._filtered.pop(key) if key in self._filtered else WeightedRoundRobin()
+        self._filtered[key] = rotation
+        if len(self._filtered) > self._most_filtered:
+            del self._filtered[next(iter(self._filtered))]
+        return rotation
+
+    def forget(self, name: str, include_self: bool, wanted: Filter) -> None:
+        """Let one start from rest: there is nothing to choose from."""
+        if wanted is EVERY:
+            self._of_all.pop((name, include_self), None)
+        else:
+            self._filtered.pop((name, include_self, wanted), None)
 
 
 def tiers(routes: Mapping[str, ApplicationRoute], suspected: Callable[[str], bool]) -> list[dict[str, int]]:

@@ -17,7 +17,7 @@ from ergo_registrar.clock import now
 from ergo_registrar.core import keys
 from ergo_registrar.core.backoff import delays
 from ergo_registrar.core.records import Record
-from ergo_registrar.core.registration import Publication, application_entry
+from ergo_registrar.core.registration import Drains, Publication, application_entry
 from ergo_registrar.core.session import Input
 from ergo_registrar.errors import ConnectionFailedError, RegistrarError, TakenError
 from ergo_registrar.etcd.claim import Claim, Lease
@@ -80,6 +80,7 @@ class Registration:
         self._random = rng or random.Random()  # jitter is no secret
         self._stats = stats
         self._claim = Claim(connection, options.cluster, publication, clock, self._random)
+        self._drains = Drains(options.cluster, options.application_route_layout, self.node)
         self._last: dict[bytes, Change] = {}  # the last change of each key: an earlier one is not to be taken back
         self._amiss = False  # something of ours in etcd is not as it should be
         self._broken = False  # and could not be mended
@@ -126,20 +127,30 @@ class Registration:
         Raises `ValidationError`, or `ConnectionFailedError` when it could not be written in time: then it is not
         published, and taken back should it turn out to have been. So too when it is cancelled.
         """
-        return await self._change(
-            *application_entry(self._options.cluster, self._options.application_route_layout, self.node, route)
-        )
+        key, value = application_entry(self._options.cluster, self._options.application_route_layout, self.node, route)
+        return await self._change(key, lambda _: value)
 
     async def unpublish(self, name: str) -> "Change":
         """Delete an application's route, and wait until that is known here too. Does nothing if there is none.
 
         Raises `ConnectionFailedError` when it could not be deleted in time: then it goes on being published.
         """
-        key = keys.application_key(self._options.cluster, keys.check_name("name", name), self.node)
+        key = self._key(name)
         if key not in self._claim.wanted and not self._claim.writing.locked():  # else it may be put back yet
             self._last[key] = Change(key, None, None)
             return self._last[key]
-        return await self._change(key, None)
+        return await self._change(key, lambda _: None)
+
+    async def drain(self, name: str) -> "Change":
+        """Publish an application with a negative weight. Raises as `publish`, and `NoRouteError` if it is not there."""
+        return await self._change(self._key(name), lambda value: self._drains.drain(name, value))
+
+    async def undrain(self, name: str) -> "Change":
+        """Publish an application as it was before `drain`. Raises as that."""
+        return await self._change(self._key(name), lambda value: self._drains.undrain(name, value))
+
+    def _key(self, name: str) -> bytes:
+        return keys.application_key(self._options.cluster, keys.check_name("name", name), self.node)
 
     def take_back(self, change: "Change") -> None:
         """Let a change not have been, unless another came after it: what it may have written is put right."""
@@ -292,8 +303,8 @@ class Registration:
             # Not for long: nobody renews the new lease meanwhile, and the old ones end by themselves.
             await self._claim.revoke_others(lease, min(_REGAIN_TIMEOUT, lease.ttl / 3))
 
-    async def _change(self, key: bytes, value: bytes | None) -> "Change":
-        """Put or delete one key of ours."""
+    async def _change(self, key: bytes, decide: Callable[[bytes | None], bytes | None]) -> "Change":
+        """Put or delete one key of ours. `decide` is given its value, None where it has none, and returns the next."""
         timeout = self._options.request_timeout
         ends = self._clock() + timeout
         try:
@@ -303,7 +314,8 @@ class Registration:
         except TimeoutError:
             raise ConnectionFailedError(f"publish: {self.node} got no session within {timeout:g} s") from None
         try:
-            change = self._last[key] = Change(key, value, self._claim.wanted.get(key))
+            before = self._claim.wanted.get(key)
+            change = self._last[key] = Change(key, decide(before), before)
             if change.value is change.before is None:
                 return change
             revision = await self._change_now(change, ends - self._clock())

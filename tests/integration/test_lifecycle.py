@@ -28,6 +28,7 @@ CALLS: dict[str, Callable[[Registrar], Any]] = {
     "resolve": lambda r: r.resolve("a@h"),
     "resolve_application": lambda r: r.resolve_application("web"),
     "pick": lambda r: r.pick("web"),
+    "wait_for": lambda r: r.wait_for("web"),
     "config_item": lambda r: r.config_item("item"),
     "config": lambda r: r.config(),
     "explain": lambda r: r.explain("item"),
@@ -36,6 +37,8 @@ WRITES: dict[str, Callable[[Registrar], Any]] = {
     "register": lambda r: r.register("b@h"),
     "register_application_route": lambda r: r.register_application_route(running("web", "a@h")),
     "unregister_application_route": lambda r: r.unregister_application_route("web"),
+    "drain": lambda r: r.drain("web"),
+    "undrain": lambda r: r.undrain("web"),
     "enter": lambda r: r.__aenter__(),
 }
 ALL = CALLS | WRITES | {"subscribe": lambda r: r.subscribe()}

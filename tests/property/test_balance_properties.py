@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ergo_registrar.core.backoff import delays
-from ergo_registrar.core.balance import WeightedRoundRobin, resolve, tiers
+from ergo_registrar.core.balance import Rotations, WeightedRoundRobin, resolve, tiers
+from ergo_registrar.core.filter import EVERY, Filter
 from ergo_registrar.routes import ApplicationRoute
 
 weights = st.dictionaries(st.text(max_size=3), st.integers(-3, 20), max_size=6)
@@ -42,6 +43,32 @@ def test_after_any_history_the_shares_are_right(history: list[dict[str, int]], w
     picks = collections.Counter(balance.pick(weights) for _ in range(20 * cycle))
     for node, weight in expected.items():
         assert abs(picks[node] - 20 * weight) <= 2 * (left_over + cycle) / cycle
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([f"n{number}@h" for number in range(6)]),
+        st.tuples(st.integers(0, 5), st.sets(st.sampled_from("ab"))),
+        min_size=1,
+    ),
+    st.lists(st.sampled_from([EVERY, *(Filter(tags=frozenset(tag)) for tag in "ab")]), max_size=200),
+)
+def test_callers_with_filters_get_fair_shares_whatever_others_ask_in_between(
+    instances: dict[str, tuple[int, set[str]]], asked: list[Filter]
+) -> None:
+    """After any number of picks no instance is further from its share than one pick for each that takes part."""
+    rotations = Rotations()
+    for wanted in set(asked):
+        weights = {node: weight for node, (weight, tags) in instances.items() if wanted.tags <= tags}
+        picks: collections.Counter[str] = collections.Counter()
+        for each in asked if weights else ():
+            others = {node: weight for node, (weight, tags) in instances.items() if each.tags <= tags}
+            if each == wanted:
+                picks[rotations.of("api", False, wanted).pick(weights)] += 1
+            elif others:
+                rotations.of("api", False, each).pick(others)
+        share = picks.total() / sum(counted(weights).values()) if weights else 0
+        assert all(abs(picks[node] - share * weight) <= len(weights) for node, weight in counted(weights).items())
 
 
 @given(usable)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ergo_registrar.core.balance import WeightedRoundRobin, resolve, tiers
+from ergo_registrar.core.balance import Rotations, WeightedRoundRobin, resolve, tiers
+from ergo_registrar.core.filter import EVERY, Filter
 from ergo_registrar.routes import ApplicationRoute
 
 
@@ -64,3 +65,35 @@ def test_only_the_first_tier_takes_turns() -> None:
     balance = WeightedRoundRobin()
     order = ["".join(route.node for route in resolve(balance, routes, healthy)) for _ in range(3)]
     assert order == ["abyx", "bayx", "abyx"]
+
+
+def with_tag(tag: str) -> Filter:
+    return Filter(tags=frozenset([tag]))
+
+
+def test_each_way_to_choose_has_its_own_rotation_and_goes_on_with_it() -> None:
+    rotations = Rotations()
+    ways = [("api", False, EVERY), ("api", True, EVERY), ("api", False, with_tag("a")), ("web", False, with_tag("a"))]
+    order = ["".join(rotations.of(*way).pick({"x": 2, "y": 1}) for way in ways) for _ in range(3)]
+    assert order == ["xxxx", "yyyy", "xxxx"]
+
+
+def test_of_filters_made_up_for_each_call_those_in_use_are_kept() -> None:
+    rotations = Rotations(most_filtered=3)
+    used = rotations.of("api", False, with_tag("used"))
+    of_all = rotations.of("api", False, EVERY)
+    rested = rotations.of("api", False, with_tag("rested"))
+    for call in range(100):
+        rotations.of("api", False, with_tag(f"made up {call}"))
+        assert rotations.of("api", False, with_tag("used")) is used
+    assert rotations.of("api", False, EVERY) is of_all
+    assert rotations.of("api", False, with_tag("rested")) is not rested
+
+
+def test_what_is_forgotten_starts_from_rest() -> None:
+    rotations = Rotations()
+    for wanted in (EVERY, with_tag("a")):
+        before = rotations.of("api", False, wanted)
+        rotations.forget("api", False, wanted)
+        rotations.forget("api", False, wanted)  # nothing to forget is no error
+        assert rotations.of("api", False, wanted) is not before

@@ -12,6 +12,7 @@ from ergo_registrar.errors import (
     TakenError,
     UnknownItemError,
     ValidationError,
+    WaitTimeoutError,
 )
 
 ALL = [getattr(errors, name) for name in errors.__all__]
@@ -25,6 +26,7 @@ def test_those_that_python_has_a_word_for_are_that_too() -> None:
     assert issubclass(ValidationError, ValueError)
     assert issubclass(UnknownItemError, KeyError)
     assert issubclass(NoRouteError, LookupError)
+    assert issubclass(WaitTimeoutError, TimeoutError)
 
 
 def test_a_validation_error_names_the_field_the_rule_and_the_value() -> None:
@@ -67,6 +69,7 @@ def test_a_failed_connection_tells_each_endpoint() -> None:
         TakenError("web1", "production", 7.0),
         ConnectionFailedError("no", {"a:1": "refused"}),
         UnknownItemError("no item"),
+        WaitTimeoutError("too late"),
     ],
     ids=lambda error: type(error).__name__,
 )

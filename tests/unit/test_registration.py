@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from ergo_registrar.core.edf import decode_application_route, decode_routes
-from ergo_registrar.core.registration import Publication, application_entry
-from ergo_registrar.errors import ValidationError
+from ergo_registrar.core.registration import Drains, Publication, application_entry
+from ergo_registrar.errors import NoRouteError, ValidationError
 from ergo_registrar.routes import ApplicationRoute, ApplicationRouteLayout, Route, Version
 
 LAYOUTS: list[ApplicationRouteLayout] = ["v3.1", "tags", "tags+version"]
@@ -99,3 +99,43 @@ def test_what_etcd_would_not_take_in_one_request_is_refused() -> None:
         application_entry("c", "tags", "a@h", web(tags=tags))
     with pytest.raises(ValidationError, match=r"^routes: must fit, encoded, into 1000000 bytes"):
         published(routes=[Route("h" * 60_000, 1)] * 20)
+
+
+class TestDraining:
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    @pytest.mark.parametrize("weight", [0, 5, 2**63 - 1])
+    def test_puts_the_weight_aside_and_back_again(self, layout: ApplicationRouteLayout, weight: int) -> None:
+        drains = Drains("c", layout, "a@h")
+        tags = None if layout == "v3.1" else ("gpu",)
+        _, value = application_entry("c", layout, "a@h", web(weight=weight, tags=tags))
+        drained = drains.drain("web", value)
+        assert decode_application_route(drained) == web(weight=-1, tags=tags)
+        assert drains.drain("web", drained) == drained  # twice is as good as once
+        assert drains.undrain("web", drained) == value
+        assert drains.undrain("web", value) == value
+
+    def test_what_was_never_picked_stays_as_it_is(self) -> None:
+        drains = Drains("c", "v3.1", "a@h")
+        _, value = application_entry("c", "v3.1", "a@h", web(weight=-7))
+        assert drains.drain("web", value) == value
+        assert drains.undrain("web", value) == value
+
+    def test_what_was_published_meanwhile_is_the_newer_word(self) -> None:
+        drains = Drains("c", "v3.1", "a@h")
+        old, new = (application_entry("c", "v3.1", "a@h", web(weight=weight))[1] for weight in (3, 8))
+        drains.drain("web", old)
+        assert drains.undrain("web", new) == new
+        assert drains.undrain("web", drains.drain("web", new)) == new
+
+    def test_each_application_has_its_own_weight(self) -> None:
+        drains = Drains("c", "v3.1", "a@h")
+        one, other = (application_entry("c", "v3.1", "a@h", web(name=name, weight=5))[1] for name in ("web", "db"))
+        drained = drains.drain("web", one)
+        drains.drain("db", other)
+        assert drains.undrain("web", drained) == one
+
+    def test_an_application_that_is_not_there_is_named(self) -> None:
+        drains = Drains("c", "v3.1", "a@h")
+        for call in (drains.drain, drains.undrain):
+            with pytest.raises(NoRouteError, match=r"'a@h' publishes no application 'web' in cluster 'c': register"):
+                call("web", None)
