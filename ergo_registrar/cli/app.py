@@ -1,13 +1,19 @@
 """The commands of `ergo-registrar`, each in a module of its own, and what they have in common."""
 
+import logging
 from typing import Annotated
 
 import typer
 
 from ergo_registrar import Registrar
+from ergo_registrar.cli.apps import apps
 from ergo_registrar.cli.demo import demo
 from ergo_registrar.cli.etcd import etcd
 from ergo_registrar.cli.nodes import nodes
+from ergo_registrar.cli.output import complain
+from ergo_registrar.cli.resolve import resolve
+from ergo_registrar.cli.top import top
+from ergo_registrar.cli.watch import watch
 
 _EPILOG = (
     "Exit codes: 0 done; 1 it failed, and standard error says why; 2 a wrong command, option or value; "
@@ -37,8 +43,20 @@ def _options(
     ] = False,
 ) -> None:
     """What may stand in front of a command."""
+    logging.getLogger("ergo_registrar").addHandler(_Complaints(logging.WARNING))
+
+
+class _Complaints(logging.Handler):
+    """Tells what the package logs as the command line tells what goes wrong."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        complain(record.getMessage())
 
 
 app.command()(demo)
 app.command()(etcd)
 app.command()(nodes)
+app.command()(apps)
+app.command()(resolve)
+app.command()(watch)
+app.command()(top)
