@@ -8,6 +8,7 @@ from ergo_registrar import Registrar
 from ergo_registrar.cli.demo import demo
 from ergo_registrar.cli.etcd import etcd
 from ergo_registrar.cli.nodes import nodes
+from ergo_registrar.cli.run import run
 
 _EPILOG = (
     "Exit codes: 0 done; 1 it failed, and standard error says why; 2 a wrong command, option or value; "
@@ -42,3 +43,4 @@ def _options(
 app.command()(demo)
 app.command()(etcd)
 app.command()(nodes)
+app.command(context_settings={"allow_interspersed_args": False})(run)
