@@ -6,6 +6,7 @@ import typer
 
 from ergo_registrar import Registrar
 from ergo_registrar.cli.demo import demo
+from ergo_registrar.cli.doctor import doctor
 from ergo_registrar.cli.etcd import etcd
 from ergo_registrar.cli.nodes import nodes
 from ergo_registrar.cli.run import run
@@ -41,6 +42,7 @@ def _options(
 
 
 app.command()(demo)
+app.command()(doctor)
 app.command()(etcd)
 app.command()(nodes)
 app.command(context_settings={"allow_interspersed_args": False})(run)
