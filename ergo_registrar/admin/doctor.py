@@ -201,7 +201,9 @@ class _Patient:
     async def _keys(self, prefixes: list[bytes]) -> None:
         routes = routes_prefix(self._cluster)
         _, _, found = await read_prefixes(self.connection, prefixes)
-        findings = [finding for prefix in prefixes if prefix != routes for finding in judge_config(prefix, found[prefix])]
+        findings = [
+            finding for prefix in prefixes if prefix != routes for finding in judge_config(prefix, found[prefix])
+        ]
         if routes in found:
             findings += judge_routes(self._cluster, found[routes])
             nodes = nodes_of(self._cluster, found[routes])

@@ -40,7 +40,7 @@ _FAULTS: dict[Fault, tuple[str, str, str]] = {
     Fault.FILES: (
         "tls-files",
         "the files for TLS cannot be used: {}",
-        "--tls-ca, --tls-cert and --tls-key must name PEM files that can be read, and the key must fit the certificate.",
+        "--tls-ca, --tls-cert and --tls-key must name PEM files that can be read; the key must fit the certificate.",
     ),
     Fault.UNTRUSTED: (
         "tls-untrusted",
@@ -115,10 +115,7 @@ async def _look(endpoint: str, options: Options) -> Look:
             await _status(connection, ends)
             took.append(now() - began)
     except ConnectionFailedError as failure:
-        reason = failure.endpoints.get(endpoint, str(failure))
-        if not took:
-            fault = Fault.WANTS_CERTIFICATE if "CERTIFICATE_REQUIRED" in reason else Fault.SILENT
-            return Look(endpoint, [_fault(endpoint, Greeting(fault, reason))])
+        return Look(endpoint, [_fault(endpoint, Greeting(Fault.SILENT, failure.endpoints.get(endpoint, str(failure))))])
     finally:
         await connection.close()
     return Look(endpoint, judge(endpoint, status, greeting, statistics.median(took), time.time(), options), status)

@@ -130,7 +130,7 @@ def _unknown(keys: Sequence[bytes], prefix: bytes) -> list[Finding]:
         warning(
             "key-unknown",
             prefix.decode(),
-            f"{_count(keys, 'key')} that mean nothing here, and are skipped: {first_of([_text(key) for key in keys])}",
+            f"skipped, since they mean nothing here, {_count(keys, 'key')}: {first_of([_text(key) for key in keys])}",
             "Delete them, or correct their names; docs/reference/keys.md has the layout.",
         )
     ]
@@ -144,7 +144,7 @@ def _undecodable(skipped: Sequence[Skipped], prefix: bytes) -> list[Finding]:
         warning(
             "value-undecodable",
             prefix.decode(),
-            f"{_count(each, 'value')} that cannot be read, and are skipped: {first_of(each)}",
+            f"skipped, since they cannot be read, {_count(each, 'value')}: {first_of(each)}",
             "See who writes them: routes are base64 of EDF, configuration is UTF-8; else delete them.",
         )
     ]
@@ -162,7 +162,9 @@ def _is_route(key: object) -> bool:
 
 
 def _text(key: bytes) -> str:
-    return key.decode(errors="backslashreplace")
+    """Return a key as a terminal may have it."""
+    text = key.decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _count(things: Sequence[object], name: str) -> str:

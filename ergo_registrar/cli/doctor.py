@@ -27,15 +27,15 @@ def doctor(
 ) -> None:
     """Find out what is wrong, and what to do about it. It changes nothing.
 
-    From the outside in, as far as it comes: each endpoint (reachable, TLS, version, leader, alarms, room, latency); the
-    login; the permissions that a member or an observer needs, prefix by prefix; the keys (unreadable, orphaned, without a
-    lease, about to expire).
+    From the outside in, as far as it comes: each endpoint (reachable, TLS, version, leader, alarms, room, latency);
+    the login; the permissions that a member or an observer needs, prefix by prefix; the keys (unreadable, orphaned,
+    without a lease, about to expire).
 
-    Give it the options of the process that has trouble, and run it where that process runs. An endpoint that hangs takes
-    --request-timeout, and is reported.
+    Give it the options of the process that has trouble, and run it where that process runs. An endpoint that hangs
+    takes --request-timeout, and is reported.
 
-    Each finding has a severity: `error` does not work; `warning` will, or may, stop working; `note` is good to know; `ok`
-    is well. With `--json` they are a list of objects with `id`, `severity`, `where`, `what` and `cure`.
+    Each finding has a severity: `error` does not work; `warning` will, or may, stop working; `note` is good to know;
+    `ok` is well. With `--json` they are a list of objects with `id`, `severity`, `where`, `what` and `cure`.
 
     Exit codes: 0 no error was found, 1 one was, 2 a wrong option.
     """
@@ -56,7 +56,9 @@ def doctor(
 
 def _show(findings: list[Finding]) -> None:
     for finding in findings:
-        line = Text.assemble((f"{finding.severity.value:<8}", _STYLES[finding.severity]), f"{finding.where}: {finding.what}")
+        line = Text.assemble(
+            (f"{finding.severity.value:<8}", _STYLES[finding.severity]), f"{finding.where}: {finding.what}"
+        )
         console.print(line, soft_wrap=True)
         if finding.cure:
             console.print(Text(f"        > {finding.cure}"), soft_wrap=True)

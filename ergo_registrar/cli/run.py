@@ -37,7 +37,7 @@ def run(
     weight: Annotated[int, typer.Option(min=0, help="How often to pick it: twice the weight, twice as often.")] = 1,
     tag: Annotated[
         list[str] | None,
-        typer.Option("--tag", metavar="TAG", help="A tag of its applications, which Ergo 3.1 cannot read. Again for more."),
+        typer.Option("--tag", metavar="TAG", help="A tag of its applications; Ergo 3.1 reads none. Again for more."),
     ] = None,
     mode: Annotated[Mode, typer.Option(help="The mode of its applications, as Ergo has it.")] = Mode.PERMANENT,
     ready_tcp: Annotated[
@@ -62,21 +62,23 @@ def run(
     The name is taken first: if somebody has it, the program is not started. The applications are published when the
     program runs, with `--ready-tcp` when it accepts connections. When it ends, however it does, all is gone at once.
 
-    SIGTERM, SIGINT and SIGQUIT stop it: its applications get weight -1, so that nobody picks them any more; `--drain-time`
-    later the signal is passed on. A second one is passed on at once. SIGHUP, SIGUSR1, SIGUSR2 and SIGWINCH are passed on
-    as they are. They go to the program alone, so in a shell script let `exec` start the last one.
+    SIGTERM, SIGINT and SIGQUIT stop it: its applications get weight -1, so that nobody picks them any more, and
+    `--drain-time` later the signal is passed on. A second one ends the waiting. SIGHUP, SIGUSR1, SIGUSR2 and SIGWINCH
+    are passed on as they are. All go to the program alone, so in a shell script let `exec` start the last one.
 
-    When etcd is away, the program goes on, and is registered again when etcd is back; standard error tells of both. The
-    program inherits the environment, ERGO_REGISTRAR_* included, and the standard streams; it gets a session of its own.
-    If this command is killed, Linux kills the program with it; elsewhere it lives on unregistered. On Windows there are
-    no signals to pass on: a stop ends the program at once.
+    When etcd is away, the program goes on, and is registered again when etcd is back; standard error tells of both.
+    The program inherits the environment, ERGO_REGISTRAR_* included, and the standard streams; it gets a session of its
+    own. If this command is killed, Linux kills the program with it; elsewhere it lives on unregistered. On Windows
+    there are no signals to pass on: a stop ends the program at once.
 
-    Exit codes: the program's own, or 128 + N when signal N ended it; 127 there is no such program; 126 it cannot be run;
-    1 it could not be registered; 2 a wrong option.
+    Exit codes: the program's own, or 128 + N when signal N ended it; 127 there is no such program; 126 it cannot be
+    run; 1 it could not be registered; 2 a wrong option.
     """
     routes = [_route(text) for text in route]
     applications = [
-        ApplicationRoute(node, name, weight, ApplicationMode[mode.name], ApplicationState.RUNNING, tags=tag or None)
+        ApplicationRoute(
+            node, name, weight, ApplicationMode[mode.name], ApplicationState.RUNNING, tags=tuple(tag) if tag else None
+        )
         for name in app or ()
     ]
     changes: dict[str, Any] = {"lease_ttl": lease_ttl, "claim_timeout": claim_timeout}

@@ -1,6 +1,6 @@
 """The life of a program that `ergo-registrar run` registers: started, published, drained, told to stop, taken out.
 
-    claim the name -> start the program -> publish its applications -> a stop signal: drain, pass it on -> it ends: leave
+    claim the name -> start the program -> publish its applications -> asked to stop: drain, pass it on -> ended: leave
 
 The program comes first. What etcd does never ends it, and its own end is never waited for longer than it takes.
 """
@@ -35,6 +35,7 @@ _RETRY = 1.0  # seconds until what etcd did not take is published again
 _PROBE = 0.1  # seconds between two tries to connect to the program
 _PROBE_TIMEOUT = 1.0  # seconds for one
 _PATIENCE = 10.0  # seconds until somebody is told that the program accepts no connections
+_GOES_ON = "The program goes on; still trying"
 _KILL_AFTER = 5.0  # seconds from SIGTERM to SIGKILL, should a bug of ours end its registration
 
 
@@ -150,7 +151,7 @@ class Life:
                 except ConnectionFailedError as error:
                     if str(error) != said:
                         said = str(error)
-                        complain(f"{said}. The program goes on; still trying")
+                        complain(f"{said}. {_GOES_ON}")
                     await anyio.sleep(_RETRY)
 
     async def _tell(self) -> None:
@@ -158,7 +159,7 @@ class Life:
         async with self._registrar.subscribe(RegistrarConnected, RegistrarDisconnected) as changes:
             async for change in changes:
                 if isinstance(change, RegistrarDisconnected):
-                    complain(f"{self._node} is not registered any more: {change.reason}. The program goes on; still trying")
+                    complain(f"{self._node} is not registered any more: {change.reason}. {_GOES_ON}")
                 else:
                     complain(f"{self._node} is registered again")
 

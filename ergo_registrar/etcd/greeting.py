@@ -1,7 +1,7 @@
-"""What one endpoint does with a plain socket: does it answer, does it speak TLS, with which certificate, and its quota.
+"""What one endpoint does on a plain socket: does it answer, does it speak TLS, with which certificate, its quota.
 
-gRPC says "unavailable" to most of what can be wrong here. So the same way is gone once more with Python's own TLS, which
-names the fault, and ends in a question over HTTP that every etcd answers without a login.
+gRPC says "unavailable" to most of what can be wrong here. So the same way is gone once more with Python's own TLS,
+which names the fault, and ends in a question over HTTP that every etcd answers without a login.
 """
 
 import asyncio
@@ -87,7 +87,8 @@ async def _ask(host: str, port: int, context: ssl.SSLContext | None, name: str) 
         writer.close()
         with contextlib.suppress(OSError, ssl.SSLError):
             await writer.wait_closed()
-    if context is None and not page.startswith(b"HTTP/1.") | (b"HTTPS server" in page) and await _speaks_tls(host, port):
+    is_odd = not page.startswith(b"HTTP/1.") or b"HTTPS server" in page
+    if context is None and is_odd and await _speaks_tls(host, port):
         return Greeting(Fault.ONLY_TLS)
     quota = _QUOTA.search(page)
     return Greeting(
