@@ -42,7 +42,7 @@ async def examine(options: Options, node: str | None = None) -> list[Finding]:
         node_key(options.cluster, node)
     looks = await look_at_all(options)
     findings = [*(finding for look in looks for finding in look.findings), *compare(looks)]
-    usable = [look for look in looks if look.usable]
+    usable = [look for look in looks if look.status is not None]
     if not usable:
         return findings
     cluster_id = usable[0].status.header.cluster_id

@@ -37,6 +37,11 @@ _FAULTS: dict[Fault, tuple[str, str, str]] = {
         "connections are accepted, and nothing is answered ({})",
         "Its process hangs, or something in between swallows what is sent: look at its log, restart it.",
     ),
+    Fault.NO_LEADER: (
+        "endpoint-no-leader",
+        "it has no leader: most of its cluster is away, or cut off from it ({})",
+        "Bring its other members back; `etcdctl endpoint status --cluster -w table` shows them.",
+    ),
     Fault.FILES: (
         "tls-files",
         "the files for TLS cannot be used: {}",
@@ -60,7 +65,7 @@ _FAULTS: dict[Fault, tuple[str, str, str]] = {
     Fault.NO_TLS: (
         "tls-not-spoken",
         "it does not speak TLS ({})",
-        "Leave out https:// and the --tls-* options, or give etcd --cert-file and --key-file.",
+        "Leave out https:// and the --tls-* options, or give etcd --cert-file and --key-file, if it is etcd.",
     ),
     Fault.ONLY_TLS: (
         "tls-wanted",
@@ -81,11 +86,6 @@ class Look(msgspec.Struct, frozen=True):
     endpoint: str
     findings: list[Finding]
     status: Any = None
-
-    @property
-    def usable(self) -> bool:
-        """Whether it can be asked more."""
-        return self.status is not None and self.status.leader != 0
 
 
 async def look_at_all(options: Options) -> list[Look]:
@@ -115,7 +115,9 @@ async def _look(endpoint: str, options: Options) -> Look:
             await _status(connection, ends)
             took.append(now() - began)
     except ConnectionFailedError as failure:
-        return Look(endpoint, [_fault(endpoint, Greeting(Fault.SILENT, failure.endpoints.get(endpoint, str(failure))))])
+        reason = failure.endpoints.get(endpoint, str(failure))
+        fault = Greeting(Fault.NO_LEADER if "no leader" in reason else Fault.SILENT, reason)
+        return Look(endpoint, [_fault(endpoint, fault)])
     finally:
         await connection.close()
     return Look(endpoint, judge(endpoint, status, greeting, statistics.median(took), time.time(), options), status)
@@ -142,15 +144,6 @@ def judge(
             f"etcd {status.version}, {_size(status.dbSize)}, answers in {latency * 1000:.1f} ms (median of {_CALLS})",
         )
     ]
-    if status.leader == 0:
-        findings.append(
-            error(
-                "endpoint-no-leader",
-                endpoint,
-                "it has no leader: most of its cluster is away, or cut off from it",
-                "Bring its other members back; `etcdctl endpoint status --cluster -w table` shows them.",
-            )
-        )
     if latency > _SLOW:
         findings.append(
             warning(
@@ -198,7 +191,7 @@ def _room(endpoint: str, status: Any, quota: int | None) -> list[Finding]:
             error(
                 "alarm-corrupt",
                 endpoint,
-                "etcd found that the data of its members differ, and serves none",
+                "etcd found that the data of its members differ, and takes no writes",
                 "Follow etcd's page on data corruption: replace the corrupt member, then `etcdctl alarm disarm`.",
             )
         )

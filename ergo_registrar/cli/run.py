@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ergo_registrar import ApplicationMode, ApplicationRoute, ApplicationState, Options, Route
+from ergo_registrar import ApplicationMode, ApplicationRoute, ApplicationState, Options, Registrar, Route
 from ergo_registrar.cli import running
 from ergo_registrar.cli.connecting import connecting
 from ergo_registrar.cli.output import complain
@@ -85,17 +85,16 @@ def run(
     if tag and options.application_route_layout == "v3.1":
         changes["application_route_layout"] = "tags"
     try:
-        program = find(command)
         options = dataclasses.replace(options, **{name: value for name, value in changes.items() if value is not None})
+        Registrar(options, node=node, routes=routes, applications=applications)  # which checks them, and sends nothing
     except ValidationError as error:
         raise typer.BadParameter(str(error)) from None
-    except CannotStartError as error:
-        raise _cannot_start(error) from None
-    life = Life(program, node, routes, applications, drain_time, ready_tcp)
     try:
+        life = Life(find(command), node, routes, applications, drain_time, ready_tcp)
         ended_by = running.run(lambda: life.run(options))
     except CannotStartError as error:
-        raise _cannot_start(error) from None
+        complain(str(error))
+        raise typer.Exit(error.exit_code) from None
     raise typer.Exit(life.exit_code if ended_by is None else 128 + ended_by)
 
 
@@ -104,8 +103,3 @@ def _route(text: str) -> Route:
     if not colon or not port.isdecimal() or not 0 < int(port) <= 65535:
         raise typer.BadParameter(f"must be HOST:PORT, such as myhost:8000, not {text!r}", param_hint="--route")
     return Route(host.strip("[]"), int(port))
-
-
-def _cannot_start(error: CannotStartError) -> typer.Exit:
-    complain(str(error))
-    return typer.Exit(error.exit_code)

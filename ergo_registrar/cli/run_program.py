@@ -34,7 +34,7 @@ from ergo_registrar.cli.running import handled
 _RETRY = 1.0  # seconds until what etcd did not take is published again
 _PROBE = 0.1  # seconds between two tries to connect to the program
 _PROBE_TIMEOUT = 1.0  # seconds for one
-_PATIENCE = 10.0  # seconds until somebody is told that the program accepts no connections
+_PATIENCE = 5.0  # seconds until somebody is told that the program accepts no connections
 _GOES_ON = "The program goes on; still trying"
 _KILL_AFTER = 5.0  # seconds from SIGTERM to SIGKILL, should a bug of ours end its registration
 

@@ -28,6 +28,7 @@ class Fault(StrEnum):
 
     UNREACHABLE = "unreachable"
     SILENT = "silent"
+    NO_LEADER = "no leader"
     FILES = "files"
     UNTRUSTED = "untrusted"
     OTHER_NAME = "other name"
@@ -69,8 +70,10 @@ async def greet(endpoint: str, options: Options, timeout: float) -> Greeting:
         fault = Fault.EXPIRED if error.verify_code in _EXPIRED else Fault.UNTRUSTED
         return Greeting(Fault.OTHER_NAME if error.verify_code in _OTHER_NAME else fault, error.verify_message)
     except ssl.SSLError as error:
-        wants = any(alert in (error.reason or "") for alert in _WANTS_CERTIFICATE)
-        return Greeting(Fault.WANTS_CERTIFICATE if wants else Fault.NO_TLS, error.reason or str(error))
+        fault = Fault.WANTS_CERTIFICATE if _wants_certificate(error) else Fault.NO_TLS
+        return Greeting(fault, error.reason or str(error))
+    except ConnectionResetError as error:  # what was sent did not please it
+        return Greeting(Fault.NO_TLS if context is not None else Fault.UNREACHABLE, str(error) or "connection reset")
     except OSError as error:
         return Greeting(Fault.UNREACHABLE, error.strerror or str(error))
 
@@ -105,13 +108,19 @@ async def _whole(reader: asyncio.StreamReader) -> bytes:
     return page
 
 
+def _wants_certificate(error: ssl.SSLError) -> bool:
+    return any(alert in (error.reason or "") for alert in _WANTS_CERTIFICATE)
+
+
 async def _speaks_tls(host: str, port: int) -> bool:
-    """Tell whether it shows a certificate, whosever."""
+    """Tell whether it shows a certificate, whosever, be it only to ask for one in turn."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
         _, writer = await asyncio.open_connection(host, port, ssl=context)
+    except ssl.SSLError as error:
+        return _wants_certificate(error)
     except OSError:
         return False
     writer.close()
