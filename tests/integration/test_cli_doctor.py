@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import datetime
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -455,3 +456,16 @@ def test_help_teaches() -> None:
     assert code == 0
     for word in ("changes nothing", "--node", "--json", "severity", "Exit codes: 0 no error was found"):
         assert word in " ".join(out.split())
+
+
+# The page
+
+
+def test_the_page_lists_every_finding() -> None:
+    """With the severity that it has, in the sources."""
+    root = Path(__file__).parents[2]
+    sources = "".join(path.read_text() for path in (root / "ergo_registrar/admin").glob("*.py"))
+    found = {(id, severity) for severity, id in re.findall(r'\b(ok|note|warning|error)\(\s*"([a-z-]+)"', sources)}
+    found |= {(id, "error") for id in re.findall(r'Fault\.\w+: \(\s*"([a-z-]+)"', sources)}
+    page = (root / "docs/reference/run-and-doctor.md").read_text()
+    assert set(re.findall(r"^\| `([a-z-]+)` \| (\w+) \|", page, re.MULTILINE)) == found
