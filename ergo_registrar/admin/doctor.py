@@ -42,11 +42,10 @@ async def examine(options: Options, node: str | None = None) -> list[Finding]:
         node_key(options.cluster, node)
     looks = await look_at_all(options)
     findings = [*(finding for look in looks for finding in look.findings), *compare(looks)]
-    usable = [look for look in looks if look.status is not None]
-    if not usable:
+    first = next((look.cluster_id for look in looks if look.cluster_id is not None), None)
+    endpoints = tuple(look.endpoint for look in looks if look.usable and look.cluster_id in (None, first))
+    if not endpoints:
         return findings
-    cluster_id = usable[0].status.header.cluster_id
-    endpoints = tuple(look.endpoint for look in usable if look.status.header.cluster_id == cluster_id)
     patient = _Patient(aimed(options, endpoints=endpoints), node)
     try:
         await patient.examine()

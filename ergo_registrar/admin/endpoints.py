@@ -14,7 +14,7 @@ from ergo_registrar.admin.finding import Finding, error, note, ok, warning
 from ergo_registrar.clock import now
 from ergo_registrar.errors import ConnectionFailedError
 from ergo_registrar.etcd.client import progress_comes_last
-from ergo_registrar.etcd.connection import Connection
+from ergo_registrar.etcd.connection import BrokenError, Connection
 from ergo_registrar.etcd.greeting import Fault, Greeting, greet
 from ergo_registrar.options import Options
 from ergo_registrar.stats import Stats
@@ -81,11 +81,20 @@ _FAULTS: dict[Fault, tuple[str, str, str]] = {
 
 
 class Look(msgspec.Struct, frozen=True):
-    """What one endpoint showed. `status` is etcd's `StatusResponse`, None where it gave none."""
+    """What one endpoint showed.
+
+    `status` is etcd's `StatusResponse`, None where it gave none. `usable` is whether it can be asked more.
+    """
 
     endpoint: str
     findings: list[Finding]
     status: Any = None
+    usable: bool = False
+
+    @property
+    def cluster_id(self) -> int | None:
+        """The id of its cluster, as far as it told."""
+        return None if self.status is None else int(self.status.header.cluster_id)
 
 
 async def look_at_all(options: Options) -> list[Look]:
@@ -105,26 +114,40 @@ async def _look(endpoint: str, options: Options) -> Look:
     greeting = await greet(endpoint, options, options.request_timeout)
     if greeting.fault is not None:
         return Look(endpoint, [_fault(endpoint, greeting)])
-    # Without a login, which none of this needs: a wrong password is not the endpoint's fault.
-    connection = Connection(aimed(options, endpoints=(endpoint,), username=None, password=None), Stats())
+    here = aimed(options, endpoints=(endpoint,))
+    # Without a login first, which etcds before 3.7 do not want for this: a wrong password is not the endpoint's fault.
+    for asked in (aimed(here, username=None, password=None), here):
+        try:
+            status, latency = await _measure(asked, ends)
+        except BrokenError as failure:
+            reason = failure.endpoints.get(endpoint, str(failure))
+            fault = Fault.NO_LEADER if "no leader" in reason else Fault.SILENT
+            return Look(endpoint, [_fault(endpoint, Greeting(fault, reason))])
+        except ConnectionFailedError:  # it answers, and refuses
+            continue
+        return Look(endpoint, judge(endpoint, status, greeting, latency, time.time(), options), status, usable=True)
+    return Look(endpoint, [ok("endpoint", endpoint, "it answers, and tells no more without a login")], usable=True)
+
+
+async def _measure(options: Options, ends: float) -> tuple[Any, float]:
+    """Return etcd's status, and the median of the seconds that its answers took."""
+    connection = Connection(options, Stats())
     took: list[float] = []
+
+    async def ask() -> Any:
+        began = now()
+        status = await connection.call("status", lambda c: c.member_status(), timeout=max(0.01, ends - began))
+        took.append(now() - began)
+        return status
+
     try:
-        status = await _status(connection, ends)
+        status = await ask()
+        took.clear()  # the first one made the connection
         for _ in range(_CALLS):
-            began = now()
-            await _status(connection, ends)
-            took.append(now() - began)
-    except ConnectionFailedError as failure:
-        reason = failure.endpoints.get(endpoint, str(failure))
-        fault = Greeting(Fault.NO_LEADER if "no leader" in reason else Fault.SILENT, reason)
-        return Look(endpoint, [_fault(endpoint, fault)])
+            await ask()
     finally:
         await connection.close()
-    return Look(endpoint, judge(endpoint, status, greeting, statistics.median(took), time.time(), options), status)
-
-
-async def _status(connection: Connection, ends: float) -> Any:
-    return await connection.call("status", lambda client: client.member_status(), timeout=max(0.01, ends - now()))
+    return status, statistics.median(took)
 
 
 def _fault(endpoint: str, greeting: Greeting) -> Finding:
@@ -225,16 +248,16 @@ def _known_faults(endpoint: str, status: Any) -> list[Finding]:
 
 def compare(looks: Sequence[Look]) -> list[Finding]:
     """Return what is wrong with the endpoints taken together."""
-    usable = [look for look in looks if look.status is not None]
+    told = [look for look in looks if look.cluster_id is not None]
     return [
         error(
             "endpoint-other-cluster",
             look.endpoint,
-            f"it belongs to another etcd cluster than {usable[0].endpoint}: nodes there do not see those here",
+            f"it belongs to another etcd cluster than {told[0].endpoint}: nodes there do not see those here",
             "Take it out of the endpoints, or the other one.",
         )
-        for look in usable
-        if look.status.header.cluster_id != usable[0].status.header.cluster_id
+        for look in told
+        if look.cluster_id != told[0].cluster_id
     ]
 
 

@@ -1,5 +1,6 @@
 """`ergo-registrar doctor`: what is wrong between here and the cluster, and what to do about it."""
 
+import logging
 from collections import Counter
 from typing import Annotated
 
@@ -40,6 +41,7 @@ def doctor(
     Exit codes: 0 no error was found, 1 one was, 2 a wrong option.
     """
     findings: list[Finding] = []
+    logging.getLogger("ergo_registrar").setLevel(logging.CRITICAL)  # what goes wrong becomes a finding
 
     async def look() -> None:
         findings.extend(await examine(options, node))
