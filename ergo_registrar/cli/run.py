@@ -95,7 +95,9 @@ def run(
     except CannotStartError as error:
         complain(str(error))
         raise typer.Exit(error.exit_code) from None
-    raise typer.Exit(life.exit_code if ended_by is None else 128 + ended_by)
+    if life.exit_code is None:  # a signal came before the program was started
+        raise typer.Exit(128 + (ended_by or 0))
+    raise typer.Exit(life.exit_code)
 
 
 def _route(text: str) -> Route:

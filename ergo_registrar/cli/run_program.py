@@ -78,37 +78,46 @@ class Life:
         drain_time: float,
         ready_tcp: bool,
     ) -> None:
-        self.exit_code: int = 0
+        self.exit_code: int | None = None  # once it ended
         self._command = command
         self._node = node
         self._routes = list(routes)
         self._applications = list(applications)
         self._drain_time = drain_time
         self._ready_tcp = ready_tcp
+        self._early: list[int] | None = []  # the signals that came while the program was being started
         self._draining: anyio.CancelScope | None = None  # once it was asked to stop
 
     async def run(self, options: Options) -> None:
         """Live. Raise `RegistrarError` when it cannot be registered, `CannotStartError` when it cannot be started."""
+        loop = asyncio.get_running_loop()
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self._signalled, number)
+
         async with Registrar(options, node=self._node, routes=self._routes) as self._registrar:
             self._publishing = anyio.CancelScope()
-            with anyio.CancelScope(shield=True):  # else it might run, known to nobody
-                self._process = await self._started()
-            try:
-                async with anyio.create_task_group() as self._tasks:
-                    self._tasks.start_soon(self._tell)
-                    self._tasks.start_soon(self._publish_when_ready)
-                    loop = asyncio.get_running_loop()
+            with handled((*_STOPS, *_OTHERS), on_signal):
+                with anyio.CancelScope(shield=True):  # else it might run, known to nobody
+                    self._process = await self._started()
+                try:
+                    status = await self._until_ended()
+                    self.exit_code = status if status >= 0 else 128 - status
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await self._put_away()
 
-                    def on_signal(number: int, frame: FrameType | None) -> None:
-                        loop.call_soon_threadsafe(self._signalled, number)
-
-                    with handled((*_STOPS, *_OTHERS), on_signal):
-                        status = await self._process.wait()
-                    self._tasks.cancel_scope.cancel()
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await self._put_away()
-        self.exit_code = status if status >= 0 else 128 - status
+    async def _until_ended(self) -> int:
+        """Keep it published until it ends; return its status."""
+        async with anyio.create_task_group() as self._tasks:
+            self._tasks.start_soon(self._tell)
+            self._tasks.start_soon(self._publish_when_ready)
+            early, self._early = self._early, None
+            for number in early or ():
+                self._signalled(number)
+            status = await self._process.wait()
+            self._tasks.cancel_scope.cancel()
+        return status
 
     async def _started(self) -> asyncio.subprocess.Process:
         try:
@@ -166,7 +175,9 @@ class Life:
     # Stopped
 
     def _signalled(self, number: int) -> None:
-        if number not in _STOPS:
+        if self._early is not None:
+            self._early.append(number)
+        elif number not in _STOPS:
             self._send(number)
         elif self._draining is None:
             self._draining = anyio.CancelScope()
