@@ -161,13 +161,13 @@ def test_a_stop_drains_first(cluster: Cluster, start: Start) -> None:
 
 
 def test_a_second_stop_ends_the_waiting(cluster: Cluster, start: Start) -> None:
-    """Ctrl-C twice: the program hears of it once, without further delay."""
+    """Ctrl-C twice, which a terminal sends to a whole group: the program hears of it once, without further delay."""
     command = start(cluster, f"{WEB} --drain-time 600", "sh", "-c", WAITS)
     command.read_until("up")
     until(lambda: cluster.weight() == 1)
-    command.process.send_signal(signal.SIGINT)
+    os.killpg(command.process.pid, signal.SIGINT)
     until(lambda: cluster.weight() == -1)
-    command.process.send_signal(signal.SIGINT)
+    os.killpg(command.process.pid, signal.SIGINT)
     assert command.finish() == (4, "up\ngot INT\n", "")
 
 
