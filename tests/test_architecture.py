@@ -26,6 +26,7 @@ ARROWS = {
     "errors": (),
     "stats": (),
     "clock": (),
+    "children": (),
     "forks": ("errors",),
     "version": ("routes",),
     "health": ("core",),
@@ -34,12 +35,12 @@ ARROWS = {
     "options": ("core", "errors", "routes"),
     "subscription": ("events", "errors", "forks", "stats"),
     "view": (*VALUES, "core", "clock", "options", "stats", "subscription"),
-    "etcd": (*VALUES, "core", "clock", "options", "stats", "etcd"),
+    "etcd": (*VALUES, "core", "children", "clock", "options", "stats", "etcd"),
     "runner": PARTS,
     "registrar": (*PARTS, "runner"),
     "": (*PARTS, "registrar"),
     "admin": (*VALUES, "core", "clock", "options", "stats", "etcd", "admin"),
-    "cli": (*PUBLIC, "admin", "cli"),
+    "cli": (*PUBLIC, "admin", "children", "cli"),
     "testing": (*PUBLIC, "core.keys", "etcd.operator", "testing"),
 }
 IMPURE = {

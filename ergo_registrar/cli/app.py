@@ -8,10 +8,12 @@ import typer
 from ergo_registrar import Registrar
 from ergo_registrar.cli.apps import apps
 from ergo_registrar.cli.demo import demo
+from ergo_registrar.cli.doctor import doctor
 from ergo_registrar.cli.etcd import etcd
 from ergo_registrar.cli.nodes import nodes
 from ergo_registrar.cli.output import complain
 from ergo_registrar.cli.resolve import resolve
+from ergo_registrar.cli.run import run
 from ergo_registrar.cli.top import top
 from ergo_registrar.cli.watch import watch
 
@@ -54,9 +56,11 @@ class _Complaints(logging.Handler):
 
 
 app.command()(demo)
+app.command()(doctor)
 app.command()(etcd)
 app.command()(nodes)
 app.command()(apps)
 app.command()(resolve)
 app.command()(watch)
 app.command()(top)
+app.command(context_settings={"allow_interspersed_args": False})(run)

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -51,15 +51,15 @@ async def _until_signalled(work: Callable[[], Awaitable[None]]) -> int | None:
     def on_signal(number: int, frame: FrameType | None) -> None:
         loop.call_soon_threadsafe(stop, number)
 
-    with _handled(on_signal), scope:
+    with handled(_SIGNALS, on_signal), scope:
         await work()
     return received[0] if received and scope.cancelled_caught else None
 
 
 @contextmanager
-def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Let `handler` have the signals. Unlike a loop's own handlers this works on Windows too."""
-    before = [(number, signal.signal(number, handler)) for number in _SIGNALS]
+def handled(numbers: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let `handler` have these signals. Unlike a loop's own handlers this works on Windows too."""
+    before = [(number, signal.signal(number, handler)) for number in numbers]
     try:
         yield
     finally:

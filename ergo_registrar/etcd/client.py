@@ -43,6 +43,15 @@ def is_absent(key: bytes) -> Any:
     return transactions.Create(key) == 0
 
 
+def progress_comes_last(version: str) -> bool:
+    """Say whether an etcd answers a `WatchProgressRequest` behind all events that the answer covers.
+
+    Since 3.4.25 and 3.5.8 (etcd's issue 15220). Before, the answer may overtake them.
+    """
+    numbers = [int(part) for part in re.findall(r"\d+", version)[:3]]
+    return numbers >= [3, 5, 8] or [3, 4, 25] <= numbers < [3, 5]
+
+
 class Client:
     """aetcd's client for one endpoint, with what aetcd lacks. Every call needs a deadline of its caller's.
 
@@ -113,6 +122,11 @@ class Client:
         """What calls carry to prove who they are. Another object after each login."""
         return self._etcd.metadata
 
+    @property
+    def logged_in(self) -> bool:
+        """Whether etcd gave a token. It gives none where its authentication is off."""
+        return any(name == "token" for name, _ in self._etcd.metadata)
+
     async def log_in(self) -> None:
         """Get a token for all later calls. Nothing where no username is set, or etcd wants no login."""
         if not self.logs_in:
@@ -153,18 +167,21 @@ class Client:
         found = await self._open.get_lease_info(lease, keys=False)
         return int(found.TTL), int(found.grantedTTL)
 
+    async def try_to_put(self, key: bytes) -> None:
+        """Raise what putting a key would raise, and put nothing: there is no key that is absent and present.
+
+        etcd looks at the permissions of a transaction before its compares (`checkTxnAuth` in its apply_auth.go).
+        """
+        await self.commit([is_absent(key), transactions.Create(key) > 0], [transactions.Put(key, b"")])
+
     async def member_status(self) -> Any:
-        """Return the `StatusResponse` of this endpoint's member: cluster id, version, leader."""
+        """Return the `StatusResponse` of this endpoint's member: cluster id, version, leader, alarms, size."""
         return _read(await self._open.maintenancestub.Status(rpc.StatusRequest(), metadata=self._open.metadata))
 
     async def answers_progress_last(self) -> bool:
-        """Say whether a watch's answer to `WatchProgressRequest` comes behind all events that it covers.
-
-        Since 3.4.25 and 3.5.8 (etcd's issue 15220). Before, it may overtake them.
-        """
+        """Say whether a watch's answer to `WatchProgressRequest` comes behind all events that it covers."""
         if self._answers_last is None:
-            version = [int(part) for part in re.findall(r"\d+", (await self.member_status()).version)[:3]]
-            self._answers_last = version >= [3, 5, 8] or [3, 4, 25] <= version < [3, 5]
+            self._answers_last = progress_comes_last((await self.member_status()).version)
         return self._answers_last
 
     async def youngest(self, start: bytes, end: bytes, *, revision: int) -> Any:

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import anyio
 from anyio import to_thread
 
+from ergo_registrar import children
 from ergo_registrar.errors import RegistrarError, UnsupportedError
 from ergo_registrar.etcd.shield import finish
 
@@ -22,16 +22,6 @@ SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # on Windows both end a pr
 _ANSWER_TIMEOUT = 1.0  # seconds for one answer of a member that has no leader yet
 _TAIL_LINES = 25  # a wrong flag is named first and then followed by 20 lines of usage
 _TAIL_BYTES = 16_384
-
-# Runs in the new process, in front of etcd: is killed when the thread that started it ends, the one that runs the
-# event loop (prctl(2): 1 is PR_SET_PDEATHSIG, 9 SIGKILL). Not a `preexec_fn`: that runs Python between fork and exec,
-# where locks that gRPC's threads held have nobody left to release them.
-_DIE_WITH_PARENT = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 9)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class Process:
@@ -57,15 +47,15 @@ class Process:
 
     async def start(self, command: Sequence[str]) -> None:
         """Start it, after killing the one that may still run."""
-        await finish(self._replace(_dying_with_parent(command)))  # half started, it would be nobody's to end
+        await finish(self._replace(command))  # half started, it would be nobody's to end
 
     async def _replace(self, command: Sequence[str]) -> None:
         async with self._starting:
             await self.kill()
             with await to_thread.run_sync(self._log.open, "ab") as log:
                 self._log_start = log.seek(0, os.SEEK_END)
-                self._process = await asyncio.create_subprocess_exec(
-                    *command,
+                self._process = await children.start(
+                    command,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -138,13 +128,6 @@ class Process:
 def _environment() -> dict[str, str]:
     """Return ours, without what would be settings to etcd."""
     return {k: v for k, v in os.environ.items() if not k.startswith("ETCD_") or k == "ETCD_UNSUPPORTED_ARCH"}
-
-
-def _dying_with_parent(command: Sequence[str]) -> Sequence[str]:
-    is_python = bool(sys.executable) and not getattr(sys, "frozen", False)  # a frozen program would start itself
-    if sys.platform != "linux" or not is_python:
-        return command
-    return [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
 
 
 def _stands_still(pid: int) -> bool:
