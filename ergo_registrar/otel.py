@@ -19,11 +19,11 @@ from ergo_registrar.version import VERSION
 
 try:
     from opentelemetry import metrics
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _missing:
     raise ModuleNotFoundError(
         "ergo_registrar.otel needs opentelemetry-api, which is not installed: pip install 'ergo-registrar[otel]'",
-        name=error.name,
-    ) from error
+        name=_missing.name,
+    ) from _missing
 
 _Readings = Iterable[tuple[float | None, dict[str, str]]]  # None: there is none now
 _EVENTS = sorted(kind.__name__ for kind in get_args(Event) if kind is not EventsMissed)

@@ -33,6 +33,15 @@ def provider(reader: InMemoryMetricReader) -> Iterator[MeterProvider]:
     provider.shutdown()
 
 
+@pytest.fixture
+def eager_threads() -> Iterator[None]:
+    """Let threads take turns as often as they can, so that one soon comes in between."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
 class TestThePage:
     async def test_has_every_metric_as_it_is_exported(
         self, make_registrar: Make, provider: MeterProvider, reader: InMemoryMetricReader
@@ -153,6 +162,7 @@ class TestARegistrar:
         for registrar in (one, other, observer, one):
             instrument(registrar, provider)
         assert points(reader, "claims", node="a@h") == points(reader, "claims", node="b@h") == [1]
+        assert len(one._request_listeners) == 1
         assert len(points(reader, "mirror.nodes")) == 3
         await one.close()
         assert points(reader, "mirror.nodes", node="a@h") == points(reader, "claims", node="a@h") == []
@@ -178,6 +188,7 @@ class TestARegistrar:
         provider: MeterProvider,
         reader: InMemoryMetricReader,
         caplog: pytest.LogCaptureFixture,
+        eager_threads: None,
     ) -> None:
         """An exporter reads while registrars come and go; nothing is torn, and every state is seen as one."""
         ended, seen = threading.Event(), []
