@@ -71,14 +71,14 @@ class TestThePage:
             await registrar.register("a@h", applications=[running("web", "a@h")])
             await registrar.register_application_route(running("web", "a@h", 2))
             await eventually(lambda: points(reader, "request.duration", operation="keep alive", outcome="ok"))
-            await eventually(lambda: points(reader, "request.duration", operation="compare", outcome="ok"))
         told = {
             point.attributes["ergo.operation"]
             for metric in exported(reader)
             if metric.name == "ergo_registrar.request.duration"
             for point in metric.data.data_points
         }
-        assert told == {operation for operation, _ in rows("operation")}
+        assert {operation for operation, _ in rows("operation")} - told <= {"compare"}  # which newer etcds need not
+        assert told <= {operation for operation, _ in rows("operation")}
 
 
 class TestARegistrar:
