@@ -19,7 +19,7 @@ CORE = "ergo_registrar/core/*"
 
 def install(session: nox.Session, group: str, *, package: bool = True) -> None:
     """Install a dependency group, by its requirements: pip itself reads groups only since 25.1."""
-    editable = ("-e", ".[cli,embedded]") if package else ()
+    editable = ("-e", ".[cli,embedded,otel]") if package else ()
     session.install(*editable, *nox.project.dependency_groups(PYPROJECT, group))
 
 

@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Protocol, Self
 
-import msgspec
-
 from ergo_registrar.core.config import ConfigSource
 from ergo_registrar.core.filter import described
 from ergo_registrar.core.keys import check_name
@@ -17,7 +15,7 @@ from ergo_registrar.health import Health
 from ergo_registrar.options import Options, check_seconds
 from ergo_registrar.routes import ApplicationRoute, ApplicationState, RegistrarInfo, Route, Version
 from ergo_registrar.runner import Runner
-from ergo_registrar.stats import Stats
+from ergo_registrar.stats import RequestListener, Stats
 from ergo_registrar.subscription import DEFAULT_MAXSIZE, Hub, Subscription
 from ergo_registrar.version import VERSION
 from ergo_registrar.view import View
@@ -70,7 +68,8 @@ class Registrar:
         self._stats = Stats()
         self._hub = Hub(self._stats)
         self._view = View(self._options, self._hub, self._stats)
-        self._runner = Runner(self._options, self._view, self._hub, self._stats)
+        self._request_listeners: list[RequestListener] = []
+        self._runner = Runner(self._options, self._view, self._hub, self._stats, self._request_listeners)
         self._publication = None if node is None else self._published(node, routes, applications)
 
     async def __aenter__(self) -> Self:
@@ -280,6 +279,11 @@ class Registrar:
     # About itself
 
     @property
+    def options(self) -> Options:
+        """The options it was made with."""
+        return self._options
+
+    @property
     def node(self) -> str | None:
         """The name it is registered under, None for an observer."""
         return self._view.node
@@ -315,13 +319,25 @@ class Registrar:
         await self._runner.attend(self._runner.wait_revision(revision))
 
     def health(self) -> Health:
-        """Return how this registrar is, from memory: made for a probe, and never raising but for a forked copy."""
+        """Return how this registrar is, from memory: made for a probe, and never raising but for a forked copy.
+
+        As `stats`, it may be called from any thread.
+        """
         return self._runner.health()
 
     @property
     def stats(self) -> Stats:
         """The counters as they are now."""
-        return msgspec.structs.replace(self._stats)
+        return self._stats.copy()
+
+    def on_request(self, listener: RequestListener) -> None:
+        """Have `listener` called, in the event loop, after each request to etcd from now on; for a metrics library.
+
+        It is given what was asked for ("keep alive", "read" and some more; they are listed in the reference), the
+        seconds that it took, and how it ended: "ok", "unreachable", "refused", "compacted", "too large", "lease gone",
+        "cancelled", or "error" for a bug. It must not block. What it raises goes to the event loop's exception handler.
+        """
+        self._request_listeners.append(listener)
 
     def info(self) -> RegistrarInfo:
         """Return what this registrar is and can do, and the etcd endpoint in use."""

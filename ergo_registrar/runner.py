@@ -8,7 +8,6 @@ expects ends the runner, and with it every subscription and call, with its cause
 import asyncio
 import contextlib
 import logging
-import math
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -30,9 +29,10 @@ from ergo_registrar.etcd.watch import Watcher
 from ergo_registrar.events import RegistrarConnected, RegistrarDisconnected
 from ergo_registrar.forks import refuse_copied_grpc, refuse_copy
 from ergo_registrar.health import Health
+from ergo_registrar.logs import StateLog, Throttle, about, since
 from ergo_registrar.options import Options
 from ergo_registrar.routes import RegistrarInfo
-from ergo_registrar.stats import Stats
+from ergo_registrar.stats import RequestListener, Stats
 from ergo_registrar.subscription import Hub
 from ergo_registrar.version import VERSION
 from ergo_registrar.view import View
@@ -44,7 +44,6 @@ T = TypeVar("T")
 _ASK_PAUSES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)  # seconds before etcd is asked again how far it is, for one who waits
 _LAGS = 10  # how often within a lease period the event loop's lag is measured
 _LAG_SHARE = 0.2  # of the lease: from there on a lag is warned of. What is measured may be shorter by a tenth
-_LAG_SILENCE = 30.0  # seconds until a lag is warned of again
 _DEPART_SHARE = 0.8  # of close_timeout; the rest is for ending tasks and the channel
 
 
@@ -99,7 +98,14 @@ class Runner:
     """Runs one registrar: gets it in, keeps it there, and gets it out."""
 
     def __init__(
-        self, options: Options, view: View, hub: Hub, stats: Stats, *, clock: Callable[[], float] = now
+        self,
+        options: Options,
+        view: View,
+        hub: Hub,
+        stats: Stats,
+        listeners: Sequence[RequestListener],
+        *,
+        clock: Callable[[], float] = now,
     ) -> None:
         self._state: State = State.NEW
         self._reason: Exception | None = None  # why it is not connected
@@ -108,6 +114,7 @@ class Runner:
         self._view = view
         self._hub = hub
         self._stats = stats
+        self._listeners = listeners
         self._clock = clock
         self._entering = asyncio.Lock()
         self._attended: set[asyncio.Task[Any]] = set()
@@ -118,7 +125,10 @@ class Runner:
         self._lease_silent = False
         self._blind_since: float | None = None  # when the watch broke, None while it shows every change
         self._cause: BaseException | None = None
+        self._covered = 0  # etcd's revision when it last confirmed the lease before it proved that nothing is missing
         self._lags: deque[float] = deque(maxlen=_LAGS)
+        self._state_log = StateLog(_log, lambda: self._about("state_changed"), clock)
+        self._lags_told = Throttle(2, 600.0, clock)
 
     # In and out
 
@@ -186,7 +196,8 @@ class Runner:
     @property
     def endpoint(self) -> str:
         """The etcd endpoint in use, empty while there is none."""
-        return self._session.connection.endpoint if self._session else ""
+        session = self._session
+        return session.connection.endpoint if session else ""
 
     def refuse_ended(self) -> None:
         """Raise `TerminatedError` if the registrar is closed, or died, or is the copy that a fork made."""
@@ -224,13 +235,26 @@ class Runner:
 
     @property
     def _lease_left(self) -> float | None:
-        return self._session.registration.lease_left if self._session and self._session.registration else None
+        registration = self._held
+        return registration.lease_left if registration else None
+
+    @property
+    def _held(self) -> Registration | None:
+        session = self._session  # another thread may ask
+        return session.registration if session else None
+
+    @property
+    def _revision_lag(self) -> int | None:
+        registration = self._held
+        newest = registration.revision if registration else None
+        return None if newest is None else max(0, newest - max(self._covered, self._view.revision))
 
     def health(self) -> Health:
-        """Return how the registrar is, from memory."""
+        """Return how the registrar is, from memory. Any thread may call it."""
         refuse_copy(self._pid)
         state = self.state
         left = self._lease_left
+        nodes, applications, instances = self._view.mirror.sizes()
         why = self._cause or self._reason or (self._unproven if self._state is State.CONNECTED else None)
         return Health(
             ok=state is State.CONNECTED,
@@ -240,6 +264,11 @@ class Runner:
             lease_left=None if left is None else max(0.0, left),
             loop_lag=max(self._lags, default=0.0),
             revision=self._view.revision,
+            revision_lag=self._revision_lag,
+            nodes=nodes,
+            applications=applications,
+            instances=instances,
+            config_items=self._view.config.size(),
             endpoint=self.endpoint,
         )
 
@@ -270,6 +299,7 @@ class Runner:
     def listed(self, revision: int, found: dict[bytes, list[Record]], asked: float) -> None:
         """Take the whole of every prefix."""
         self._view.listed(revision, found, asked)
+        self._covered = revision  # another etcd may be at a smaller one
         if self._session is not None and self._session.registration is not None:
             self._session.registration.listed(found[self._view.prefixes[0]])
         self._suspects_changed.set()
@@ -284,6 +314,7 @@ class Runner:
     def shown(self, revision: int, asked: float) -> None:
         """Take note that the watch shows every change. For an observer, who has no lease, this is the session."""
         self._view.shown(revision, asked)
+        self._covered = (self._held and self._held.revision) or self._covered
         self._blind_since = None
         if self._session is None:
             return
@@ -295,6 +326,7 @@ class Runner:
 
     def broken(self, reason: Exception) -> None:
         """Take note that the watch does not show every change. An observer loses its session when that lasts."""
+        _log.debug("the watch broke: %s", reason, extra=self._about("watch_broken", reason=str(reason)))
         if self._session is None:
             return
         if self._blind_since is None:
@@ -325,7 +357,9 @@ class Runner:
         self._advance(Input.START)
         self._leaving.clear()
         self._blind_since, self._lease_silent = None, False
-        session = self._session = _Session(Connection(self._options, self._stats, clock=self._clock))
+        session = self._session = _Session(
+            Connection(self._options, self._stats, clock=self._clock, listeners=self._listeners)
+        )
         self._task = asyncio.create_task(self._run(session), name="ergo_registrar")
         return session
 
@@ -405,7 +439,7 @@ class Runner:
             raise
         except Exception as error:  # noqa: BLE001  # a bug: nothing may die silently, and everyone is told
             self._cause = _innermost(error)
-            _log.critical("the registrar died of a bug", exc_info=self._cause)
+            _log.critical("the registrar died of a bug", exc_info=self._cause, extra=self._about("crashed"))
             self._advance(Input.CRASHED)
         finally:
             await finish(self._put_away(session))
@@ -428,7 +462,10 @@ class Runner:
                 async with asyncio.timeout(timeout):
                     await session.registration.depart(timeout)
         except TimeoutError:
-            _log.warning("could not leave etcd in time; others will see this node until its lease ends")
+            _log.warning(
+                "could not leave etcd in time; others will see this node until its lease ends",
+                extra=self._about("leave_timed_out"),
+            )
         finally:
             await session.connection.close()
             if self._state is State.CLOSING:
@@ -448,26 +485,38 @@ class Runner:
         """Measure how late the event loop is. What blocks it costs the lease, so it is told of before that."""
         ttl = self._options.lease_ttl
         pause = ttl / _LAGS
-        quiet_until = -math.inf
         while True:
             due = self._clock() + pause
             await asyncio.sleep(pause)
             late = max(0.0, self._clock() - due)
             self._lags.append(late)
+            self._state_log.catch_up()
             if late < ttl * _LAG_SHARE:
                 continue
-            if due >= quiet_until:
-                quiet_until = due + _LAG_SILENCE
-                _log.warning(
-                    "the event loop stood still for %.1f s: something blocked it, or the machine slept. "
-                    "When that lasts for the %g s of the lease, others see a member leave",
-                    late,
-                    ttl,
-                )
+            self._tell_of_lag(late)
             self._doubt()
             if self._session is not None and self._session.registration is not None:
                 self._session.registration.hurry()
             self._ask()
+
+    def _tell_of_lag(self, late: float) -> None:
+        count = self._lags_told.note()
+        if count is not None:
+            ttl = self._options.lease_ttl
+            _log.warning(
+                "the event loop stood still for %.1f s: something blocked it, or the machine slept. "
+                "When that lasts for the %g s of the lease, others see a member leave%s",
+                late,
+                ttl,
+                since(count),
+                extra=self._about("loop_lagged", loop_lag=late, lease_ttl=ttl, count=count),
+            )
+
+    def _about(self, record: str, **more: object) -> dict[str, object]:
+        """Return the fields of a log record."""
+        where = self.endpoint or None
+        revision = self._view.revision
+        return about(record, self._options.cluster, self._view.node, endpoint=where, revision=revision, **more)
 
     def _advance(self, happened: Input, reason: Exception | None = None) -> None:
         """Go where the table leads, and tell what it says. The grace of suspects runs only while connected."""
@@ -475,8 +524,7 @@ class Runner:
         was, self._state = self._state, transition.state
         self._reason = None if self._state is State.CONNECTED else reason or self._reason
         if was is not self._state:
-            level = logging.WARNING if self._state in (State.SUSPENDED, State.LOST) else logging.INFO
-            _log.log(level, "%s -> %s%s", was.value, self._state.value, f": {reason}" if reason else "")
+            self._state_log.changed(self._state, reason)
             if self._state is State.CONNECTED:
                 self._view.mirror.resume(self._clock())
             elif was is State.CONNECTED:

@@ -182,6 +182,10 @@ class Hub:
     def publish(self, events: Sequence[Event]) -> None:
         """Hand out events, in order. Whatever they tell of must be committed before. Never blocks."""
         self._stats.events_published += len(events)
+        by_type = self._stats.events_by_type
+        for event in events:
+            name = type(event).__name__
+            by_type[name] = by_type.get(name, 0) + 1
         for subscription in self._subscriptions:
             for event in events:
                 self._stats.events_missed += not subscription._put(event)

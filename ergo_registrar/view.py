@@ -18,6 +18,7 @@ from ergo_registrar.core.mirror import Mirror
 from ergo_registrar.core.records import Record, Skipped, Step
 from ergo_registrar.errors import NoRouteError, WaitTimeoutError
 from ergo_registrar.events import Event
+from ergo_registrar.logs import about
 from ergo_registrar.options import Options
 from ergo_registrar.routes import ApplicationRoute, Route
 from ergo_registrar.stats import Stats
@@ -214,4 +215,7 @@ class View:
                 if len(self._logged) >= _REMEMBERED:
                     self._logged.clear()
                 self._logged.add(each.key)
-                _log.warning("skipped %r: %s", each.key.decode(errors="backslashreplace"), each.reason)
+                key = each.key.decode(errors="backslashreplace")
+                fields = {"key": key, "reason": each.reason, "revision": self.revision}
+                extra = about("key_skipped", self._options.cluster, self.node, **fields)
+                _log.warning("skipped %r: %s", key, each.reason, extra=extra)

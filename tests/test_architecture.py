@@ -19,7 +19,20 @@ ALL_PYTHON = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), ROOT / "noxfile
 
 # What each part may import of the package. The names are prefixes: "etcd" stands for all of etcd/.
 VALUES = ("routes", "errors", "events")
-PARTS = (*VALUES, "core", "options", "stats", "subscription", "version", "view", "etcd", "clock", "forks", "health")
+PARTS = (
+    *VALUES,
+    "core",
+    "options",
+    "stats",
+    "subscription",
+    "version",
+    "view",
+    "etcd",
+    "clock",
+    "forks",
+    "health",
+    "logs",
+)
 PUBLIC = ("", *VALUES, "options", "core.edf", "core.values", "etcd.server")  # "" is the package itself
 ARROWS = {
     "routes": (),
@@ -30,15 +43,17 @@ ARROWS = {
     "forks": ("errors",),
     "version": ("routes",),
     "health": ("core",),
+    "logs": ("core",),
     "events": ("routes",),
     "core": (*VALUES, "core"),
     "options": ("core", "errors", "routes"),
     "subscription": ("events", "errors", "forks", "stats"),
-    "view": (*VALUES, "core", "clock", "options", "stats", "subscription"),
-    "etcd": (*VALUES, "core", "children", "clock", "options", "stats", "etcd"),
+    "view": (*VALUES, "core", "clock", "logs", "options", "stats", "subscription"),
+    "etcd": (*VALUES, "core", "children", "clock", "logs", "options", "stats", "etcd"),
     "runner": PARTS,
     "registrar": (*PARTS, "runner"),
     "": (*PARTS, "registrar"),
+    "otel": ("", "version"),
     "admin": (*VALUES, "core", "clock", "options", "stats", "etcd", "admin"),
     "cli": (*PUBLIC, "admin", "children", "cli"),
     "testing": (*PUBLIC, "core.keys", "etcd.operator", "testing"),
@@ -137,6 +152,11 @@ def test_only_etcd_knows_aetcd_and_grpc() -> None:
         if part_of(name) in {"aetcd", "grpc"}
     ]
     assert strangers == []
+
+
+def test_only_otel_knows_opentelemetry() -> None:
+    knowing = {module_name(path) for path in SOURCES for _, name in imported(path) if part_of(name) == "opentelemetry"}
+    assert knowing == {"otel"}
 
 
 def test_only_the_client_reaches_into_aetcd() -> None:

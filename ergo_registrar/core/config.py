@@ -175,6 +175,10 @@ class ConfigMirror:
             return dict(self._effective)
         return {item: self._effective[item] for item in wanted if item in self._effective}
 
+    def size(self) -> int:
+        """Return how many items have an effective value."""
+        return len(self._effective)
+
     def explain(self, item: str) -> tuple[ConfigSource, ...]:
         """Return what each of the four levels says about an item, the highest first.
 

@@ -171,6 +171,11 @@ class Mirror:
         """Return where an application is, by node: suspects and the own node included."""
         return dict(self._applications.get(name, ()))
 
+    def sizes(self) -> tuple[int, int, int]:
+        """Return how many other nodes there are, how many applications, and on how many nodes these are, summed up."""
+        routes = self._applications.values()
+        return len(self._nodes) - (self.own in self._nodes), len(routes), sum(map(len, routes))
+
     def suspected(self, node: str) -> bool:
         """Say whether a node is only believed to be there."""
         return node in self._suspected_nodes

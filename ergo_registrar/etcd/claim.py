@@ -25,6 +25,7 @@ from ergo_registrar.core.registration import MOST_BYTES, Publication
 from ergo_registrar.errors import RegistrarError, TakenError
 from ergo_registrar.etcd.client import hangs_on, is_absent
 from ergo_registrar.etcd.connection import Connection, LeaseGoneError
+from ergo_registrar.logs import about
 
 _log = logging.getLogger(__name__)
 
@@ -38,11 +39,13 @@ class Lease(msgspec.Struct, frozen=True):
     """A lease as granted: etcd may grant more seconds than were asked for.
 
     `proven` is when the request was sent that etcd answered last, so the own clock ends before etcd's does.
+    `revision` is that of etcd in the answer, 0 before the first renewal.
     """
 
     id: int
     ttl: float
     proven: float
+    revision: int = 0
 
     @property
     def ends(self) -> float:
@@ -73,7 +76,6 @@ class Claim:
         self._connection = connection
         self._cluster = cluster
         self._node_key = publication.node_key
-        self._claiming = f"claim {self._node_key.decode()!r}"  # for errors
         self._clock = clock
         self._random = rng
         self._leases: dict[int, None] = {}  # every lease of ours that may still live, the newest last
@@ -101,7 +103,9 @@ class Claim:
 
         `free` is called when nobody else has the name, before anything is put.
         """
-        holder = await self._connection.call(self._claiming, lambda c: c.get(self._node_key), timeout=timeout)
+        holder = await self._connection.call(
+            "claim", lambda c: c.get(self._node_key), key=self._node_key, timeout=timeout
+        )
         if holder is not None and not self.has(holder.lease):
             raise await self._taken(holder.lease)
         lease, self._granted = self._granted, None
@@ -137,7 +141,7 @@ class Claim:
         look = [transactions.Get(self._node_key)]
         guard = is_absent(self._node_key)
         while True:
-            held, answers = await self._commit(self._claiming, [guard], first, look, timeout=timeout)
+            held, answers = await self._commit("claim", self._node_key, [guard], first, look, timeout=timeout)
             if held:
                 break
             found = answers[0]
@@ -149,16 +153,14 @@ class Claim:
             else:
                 raise await self._taken(holder)
         for part in others:
-            held, _ = await self._commit(self._claiming, [self._is_ours(lease.id)], part, timeout=timeout)
+            held, _ = await self._commit("claim", self._node_key, [self._is_ours(lease.id)], part, timeout=timeout)
             if not held:
                 raise LeaseGoneError("the node's key was taken away while its applications were put")
 
     async def change(self, lease: Lease, key: bytes, value: bytes | None, timeout: float) -> int | None:
         """Put or delete one key; return the revision of that, None if the node's key does not hang on `lease`."""
         change = transactions.Delete(key) if value is None else transactions.Put(key, value, lease.id)
-        held, answers = await self._commit(
-            f"publish {key.decode()!r}", [self._is_ours(lease.id)], [change], timeout=timeout
-        )
+        held, answers = await self._commit("publish", key, [self._is_ours(lease.id)], [change], timeout=timeout)
         if not held:
             return None
         answer = answers[0].response_delete_range if value is None else answers[0].response_put
@@ -168,22 +170,23 @@ class Claim:
         """Keep the lease that carries everything alive; return False if it is gone."""
         sent = self._clock()
         try:
-            ttl = await self._connection.call(
-                "keep the lease alive", lambda client: client.keep_alive(lease.id), timeout=lease.ttl / 3
+            ttl, revision = await self._connection.call(
+                "keep alive", lambda client: client.keep_alive(lease.id), timeout=lease.ttl / 3
             )
         except LeaseGoneError:
-            ttl = 0
+            ttl = revision = 0
         if ttl <= 0:
             self._leases.pop(lease.id, None)
             return False
-        self.lease = Lease(lease.id, ttl, sent)
+        self.lease = Lease(lease.id, ttl, sent, revision)
         return True
 
     async def leave_marker(self, lease: Lease, timeout: float) -> None:
         """Say that this node leaves on purpose, unless the name has a successor, who does not leave."""
         marker = await self._grant(_MARKER_TTL, timeout / 2)
-        put = transactions.Put(keys.leaving_key(self._cluster, self.node), b"", marker.id, prev_kv=True)
-        held, answers = await self._commit("leave", [self._is_ours(lease.id)], [put], timeout=timeout / 2)
+        key = keys.leaving_key(self._cluster, self.node)
+        put = transactions.Put(key, b"", marker.id, prev_kv=True)
+        held, answers = await self._commit("leave", key, [self._is_ours(lease.id)], [put], timeout=timeout / 2)
         if held:  # else `revoke_all` ends the marker's lease, too
             self._leases.pop(marker.id)
             self._leases[answers[0].response_put.prev_kv.lease] = None  # of an earlier life's marker
@@ -210,7 +213,13 @@ class Claim:
                 await asyncio.sleep(pause)
             await self._revoke_once(lease, timeout)
         except RegistrarError as error:
-            _log.debug("lease %x of %s was not revoked and will end by itself: %s", lease, self.node, error)
+            _log.debug(
+                "lease %x of %s was not revoked and will end by itself: %s",
+                lease,
+                self.node,
+                error,
+                extra=about("lease_not_revoked", self._cluster, self.node, lease=f"{lease:x}", reason=str(error)),
+            )
         finally:
             self._unanswered.discard(lease)
 
@@ -229,13 +238,14 @@ class Claim:
             self._unanswered.discard(oldest)
         self._unanswered.add(lease)
         sent = self._clock()
-        granted = await self._connection.call("grant a lease", lambda c: c.grant(lease, ttl), timeout=timeout)
+        granted = await self._connection.call("grant", lambda c: c.grant(lease, ttl), timeout=timeout)
         self._unanswered.discard(lease)
         return Lease(lease, float(granted), sent)
 
     async def _commit(
         self,
         what: str,
+        key: bytes,
         compare: Sequence[Any],
         success: Sequence[Any],
         failure: Sequence[Any] = (),
@@ -243,7 +253,7 @@ class Claim:
         timeout: float | None = None,
     ) -> tuple[bool, list[Any]]:
         return await self._connection.call(
-            what, lambda client: client.commit(compare, success, failure), timeout=timeout
+            what, lambda client: client.commit(compare, success, failure), key=key, timeout=timeout
         )
 
     def _is_ours(self, lease: int) -> Any:
@@ -252,7 +262,7 @@ class Claim:
     async def _taken(self, lease: int) -> TakenError:
         left: float | None = None
         if lease != 0:
-            seconds = await self._connection.call("look at the holder's lease", lambda c: c.remaining(lease))
+            seconds = await self._connection.call("look", lambda c: c.remaining(lease))
             left = max(0.0, float(seconds))
         return TakenError(self.node, self._cluster, left)
 

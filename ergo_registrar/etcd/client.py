@@ -212,8 +212,8 @@ class Client:
         succeeded, answers = await self._open.transaction(compare, list(success), list(failure))
         return bool(succeeded), list(answers)
 
-    async def keep_alive(self, lease_id: int) -> int:
-        """Renew a lease; return the seconds it lives from now, 0 if it is gone.
+    async def keep_alive(self, lease_id: int) -> tuple[int, int]:
+        """Renew a lease; return the seconds it lives from now, 0 if it is gone, and etcd's revision.
 
         One request and one answer on a stream of its own, so that each has its own deadline and endpoint.
         """
@@ -223,7 +223,7 @@ class Client:
             answer = await call.read()
             if answer is grpc.aio.EOF:  # etcd ended the stream: ask the call why
                 raise _ended(await call.code(), await call.details())
-            return int(_read(answer).TTL)
+            return int(_read(answer).TTL), int(answer.header.revision)
         finally:
             call.cancel()
 

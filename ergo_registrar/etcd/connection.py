@@ -11,7 +11,7 @@ import contextlib
 import functools
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -23,8 +23,9 @@ from ergo_registrar.core.backoff import delays
 from ergo_registrar.errors import ConnectionFailedError
 from ergo_registrar.etcd.client import Client
 from ergo_registrar.etcd.shield import was_cancelled
+from ergo_registrar.logs import Throttle, about, since
 from ergo_registrar.options import Options
-from ergo_registrar.stats import Stats
+from ergo_registrar.stats import RequestListener, Stats
 
 T = TypeVar("T")
 
@@ -124,6 +125,7 @@ class Connection:
         *,
         clock: Callable[[], float] = now,
         rng: random.Random | None = None,
+        listeners: Sequence[RequestListener] = (),
     ) -> None:
         self._options = options
         self._stats = stats
@@ -135,28 +137,53 @@ class Connection:
         self._refused_until = 0.0
         self._random = rng or random.Random()  # jitter is no secret
         self._login_pauses = self._pauses_of_logins()
+        self._refusals = Throttle(2, 600.0, clock)
+        self._listeners = listeners  # who is told of every call; there may be more of them later
         self._closed = False
 
     @property
     def endpoint(self) -> str:
         """The endpoint in use, empty while there is none."""
-        return self._client.endpoint if self._client else ""
+        client = self._client
+        return client.endpoint if client else ""
 
     async def look(self, *, timeout: float) -> None:
         """Go to an endpoint whose member answers and has a leader. Raise `ConnectionFailedError`."""
         await self.call("connect", _member_with_leader, timeout=timeout)
 
-    async def call(self, what: str, operation: Callable[[Client], Awaitable[T]], *, timeout: float | None = None) -> T:
+    async def call(
+        self,
+        what: str,
+        operation: Callable[[Client], Awaitable[T]],
+        *,
+        key: bytes | None = None,
+        timeout: float | None = None,
+    ) -> T:
         """Return what `operation` returns, tried on one endpoint after the other for at most `timeout` seconds.
 
-        `timeout` is `request_timeout` where none is given. `what` names the call in errors. An operation may run more
-        than once, and may have taken effect although it failed.
+        `timeout` is `request_timeout` where none is given. `what` is one of few names, by which the listeners know the
+        call; errors name it by the `key`, too. An operation may run more than once, and may have taken effect although
+        it failed.
 
         Raises:
             ConnectionFailedError: no endpoint answered in time, or etcd refused for good.
             CompactedError, TooLargeError, LeaseGoneError: etcd said so.
         """
         total = self._options.request_timeout if timeout is None else timeout
+        named = what if key is None else f"{what} {key.decode()!r}"
+        if not self._listeners:
+            return await self._call(named, operation, total)
+        began, outcome = self._clock(), "ok"
+        try:
+            return await self._call(named, operation, total)
+        except BaseException as error:
+            outcome = _OUTCOMES.get(type(error), "error")
+            raise
+        finally:
+            for listener in self._listeners:  # from the loop, to which an error of theirs goes
+                asyncio.get_running_loop().call_soon(listener, what, self._clock() - began, outcome)
+
+    async def _call(self, what: str, operation: Callable[[Client], Awaitable[T]], total: float) -> T:
         ends = self._clock() + total
         rounds = _rounds(len(self._options.endpoints), total)
         tried: dict[str, str] = {}
@@ -275,9 +302,16 @@ class Connection:
         except grpc.aio.AioRpcError as error:
             if _judge(error)[0] is Verdict.FINAL:
                 self._refusal, self._refused_until = error, self._clock() + next(self._login_pauses)
-                _log.error("etcd refuses the login of %r: %s", self._options.username, error.details())
+                self._tell_of_refusal(client, error.details() or "")
             raise
         self._login_pauses = self._pauses_of_logins()
+
+    def _tell_of_refusal(self, client: Client, reason: str) -> None:
+        count = self._refusals.note()
+        if count is not None:
+            fields = {"endpoint": client.endpoint, "reason": reason, "count": count}
+            extra = about("login_refused", self._options.cluster, None, **fields)
+            _log.error("etcd refuses the login of %r: %s%s", self._options.username, reason, since(count), extra=extra)
 
     def _pauses_of_logins(self) -> Iterator[float]:
         return delays(self._random, first=_LOGIN_PAUSE_FIRST, most=_LOGIN_PAUSE)
@@ -398,6 +432,14 @@ def _hint(reason: str) -> str:
     return next((f" ({hint})" for words, hint in _HINTS if words in reason), "")
 
 
+_OUTCOMES: dict[type[BaseException], str] = {
+    BrokenError: "unreachable",
+    ConnectionFailedError: "refused",
+    CompactedError: "compacted",
+    TooLargeError: "too large",
+    LeaseGoneError: "lease gone",
+    asyncio.CancelledError: "cancelled",
+}
 _ERRORS: dict[Verdict, type[ConnectionFailedError]] = {
     Verdict.ELSEWHERE: BrokenError,
     Verdict.COMPACTED: CompactedError,

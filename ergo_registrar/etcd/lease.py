@@ -23,6 +23,7 @@ from ergo_registrar.errors import ConnectionFailedError, RegistrarError, TakenEr
 from ergo_registrar.etcd.claim import Claim, Lease
 from ergo_registrar.etcd.connection import BrokenError, Connection, LeaseGoneError
 from ergo_registrar.etcd.shield import finish
+from ergo_registrar.logs import about
 from ergo_registrar.options import Options
 from ergo_registrar.routes import ApplicationRoute
 from ergo_registrar.stats import Stats
@@ -167,7 +168,14 @@ class Registration:
     @property
     def lease_left(self) -> float | None:
         """Seconds until the lease may be over unless etcd confirms it, negative once it may be; None without one."""
-        return None if self._claim.lease is None else self._claim.lease.ends - self._clock()
+        lease = self._claim.lease
+        return None if lease is None else lease.ends - self._clock()
+
+    @property
+    def revision(self) -> int | None:
+        """That of etcd when it last confirmed the lease, 0 before the first time; None without a lease."""
+        lease = self._claim.lease
+        return None if lease is None else lease.revision
 
     def hurry(self) -> None:
         """Look at once whether the lease is due: timers may be late."""
@@ -196,13 +204,16 @@ class Registration:
             try:
                 await self._claim.leave_marker(self._claim.lease, timeout * 2 / 3)
             except RegistrarError as error:
-                _log.debug("no departure marker for %s: %s", self.node, error)
+                _log.debug("no departure marker for %s: %s", self.node, error, extra=self._about("no_marker", error))
         await self.revoke(timeout / 3)
 
     async def revoke(self, timeout: float) -> None:
         """End every lease of ours in at most `timeout` seconds, as far as etcd can be reached."""
         self._held.clear()
         await self._claim.revoke_all(timeout)
+
+    def _about(self, record: str, error: Exception) -> dict[str, object]:
+        return about(record, self._options.cluster, self.node, reason=str(error))
 
     # Holding
 
@@ -226,7 +237,8 @@ class Registration:
             except (LeaseLostError, TakenError):
                 raise
             except RegistrarError as error:
-                _log.debug("%s tries again to hold its name: %s", self.node, error)
+                extra = self._about("renewal_failed", error)
+                _log.debug("%s tries again to hold its name: %s", self.node, error, extra=extra)
                 await asyncio.sleep(next(pauses))
 
     async def _renew(self, lease: Lease) -> None:
@@ -271,6 +283,7 @@ class Registration:
             try:
                 if not await self._revive():
                     await self._claim_once(_REGAIN_TIMEOUT)
+                    self._stats.re_registrations += 1
                 return
             except TakenError as taken:
                 if not isinstance(told, TakenError):
@@ -279,7 +292,7 @@ class Registration:
                 await self.revoke(_REGAIN_TIMEOUT)  # our applications must not stand under someone else's name
             except RegistrarError as error:
                 self._notify(Input.SILENT, error)  # still lost, and this is why
-                _log.debug("%s is not back yet: %s", self.node, error)
+                _log.debug("%s is not back yet: %s", self.node, error, extra=self._about("not_back", error))
             await self._sleep(pause)
 
     async def _revive(self) -> bool:

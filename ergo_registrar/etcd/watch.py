@@ -14,7 +14,6 @@ from 1 up, and created one at a time, because a refusal carries the id -1 or 0; 
 """
 
 import asyncio
-import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby
@@ -33,8 +32,6 @@ from ergo_registrar.etcd.client import Client
 from ergo_registrar.etcd.connection import BrokenError, CompactedError, Connection, TooLargeError
 from ergo_registrar.etcd.stream import PROGRESS, Stream, WatchRefusedError
 from ergo_registrar.stats import Stats
-
-_log = logging.getLogger(__name__)
 
 _PAGE = 1000  # keys asked for at once; halved where an answer is too large for a message
 _PATIENCE = 2.0  # seconds for etcd's word on a new watch, doubled after each failure: a hung one is left soon
@@ -138,7 +135,6 @@ class Watcher:
                 self.close()
                 if isinstance(error, CompactedError):
                     self._applied.clear()
-                _log.debug("the watch broke: %s", error)
                 await asyncio.sleep(next(pauses))
 
     async def _prove(self) -> Never:
@@ -243,7 +239,7 @@ class Watcher:
             await self._list()
         else:
             await self._refuse_other_past()
-        stream = await self._connection.call("open a watch stream", self._new_stream)
+        stream = await self._connection.call("watch", self._new_stream)
         try:
             for number, prefix in enumerate(self._prefixes, start=1):
                 header = await stream.create(number, prefix, self._next(prefix, stream), self._patience)
@@ -303,7 +299,7 @@ class Watcher:
             stands = await client.page(youngest.key, youngest.key + b"\0", limit=1, revision=seen)
             return [kv.mod_revision for kv in stands.kvs], (await client.member_status()).raftIndex
 
-        found, index = await self._connection.call("look at what was read", look)
+        found, index = await self._connection.call("look", look)
         as_it_was = [] if youngest.value is None else [youngest.mod_revision]
         if index < self._raft_index or found != as_it_was:
             raise CompactedError(f"revision {seen} is not what it was: etcd was restored from a backup")
@@ -403,7 +399,7 @@ async def read_prefixes(
 
 async def _page(connection: Connection, prefix: bytes, start: bytes, end: bytes, limit: int, revision: int) -> Any:
     return await connection.call(
-        f"read {prefix.decode()!r}", lambda client: client.page(start, end, limit=limit, revision=revision)
+        "read", lambda client: client.page(start, end, limit=limit, revision=revision), key=prefix
     )
 
 

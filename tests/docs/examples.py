@@ -1,7 +1,7 @@
 """How the examples of a page are read, and how they are run. `CONTRIBUTING.md` tells what a page may say.
 
 A page is a story: its blocks run from top to bottom, in one directory, against one etcd of its own. Wherever it says
-`localhost:2379` or `localhost:12379`, that etcd's endpoint is put.
+`localhost:2379` or `localhost:12379`, that etcd's endpoint is put, and a free port for that of `localhost:9464`.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -150,6 +151,7 @@ class Story:
         self._directory = directory
         self._endpoint = endpoint
         self._background: list[Background] = []
+        self._metrics = f"localhost:{_free_port()}"
         program = shlex.quote(str(etcdctl))
         tools = directory / ".tools"
         tools.mkdir()
@@ -239,4 +241,10 @@ class Story:
         path.write_text(self._here(text) + "\n")
 
     def _here(self, text: str) -> str:
-        return re.sub(r"\blocalhost:1?2379\b", self._endpoint, text)
+        return re.sub(r"\blocalhost:9464\b", self._metrics, re.sub(r"\blocalhost:1?2379\b", self._endpoint, text))
+
+
+def _free_port() -> int:
+    with socket.create_server(("localhost", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port

@@ -477,6 +477,11 @@ class TestHealth:
             lease_left=None,
             loop_lag=0.0,
             revision=0,
+            revision_lag=None,
+            nodes=0,
+            applications=0,
+            instances=0,
+            config_items=0,
             endpoint="",
         )
         assert truthful(registrar) == new
