@@ -56,8 +56,11 @@ class Example:
 
     def alive(self) -> list[str]:
         """Which of the processes that it started still run."""
-        started = ",".join(re.findall(r"process (\d+) started", "\n".join(self.lines)))
-        ps = subprocess.run(["ps", "-o", "args=", "-p", started], check=False, capture_output=True, text=True)
+        started = re.findall(r"process (\d+) started", "\n".join(self.lines))
+        if not started:
+            return []
+        command = ["ps", "-o", "pid=,args=", "-p", ",".join(started)]
+        ps = subprocess.run(command, check=False, capture_output=True, text=True)
         assert ps.stderr == ""
         return ps.stdout.splitlines()
 
@@ -72,6 +75,8 @@ def example() -> Iterator[Example]:
             example.process.terminate()
             rest, _ = example.process.communicate(timeout=20)
             print(*example.lines, rest, sep="\n")
+        for left in example.alive():
+            os.kill(int(left.split()[0]), signal.SIGKILL)
 
 
 @pytest.mark.timeout(120)
