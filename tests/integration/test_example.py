@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from ergo_registrar.etcd.server import find_etcdctl
 
+LONGEST = 30.0  # seconds from one line that is waited for to the next; the longest is the end of a lease of 3 s
 EXAMPLE = Path(__file__).parents[2] / "docs/examples"
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals as POSIX has them")
@@ -39,6 +41,7 @@ class Example:
         """Read on until every pattern was met, in any order, each by a whole line; return the last one's match."""
         assert self.process.stdout
         wanted = list(patterns)
+        deadline = time.monotonic() + LONGEST
         for line in self.process.stdout:
             self.lines.append(re.sub(r" +\| ", " | ", line.rstrip("\n")))
             for pattern in wanted:
@@ -47,6 +50,8 @@ class Example:
                     if not wanted:
                         return found
                     break
+            if time.monotonic() > deadline:
+                break
         raise AssertionError(f"no line is {wanted}:\n" + "\n".join(self.lines))
 
     def process_of(self, node: str) -> int:
