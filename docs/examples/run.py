@@ -37,10 +37,12 @@ async def keep_up(node: str, program: str, environment: dict[str, str]) -> None:
         print(f"{node:18} | process {process.pid} started", flush=True)
         try:
             await show(node, process.stdout)
-        finally:
+        except asyncio.CancelledError:
             with contextlib.suppress(ProcessLookupError):  # it has ended by itself
                 process.terminate()
             await show(node, process.stdout)
+            raise
+        finally:
             print(f"{node:18} | process {process.pid} ended with status {await process.wait()}", flush=True)
         await asyncio.sleep(1)
 
@@ -49,7 +51,8 @@ async def main() -> None:
     """Run the cluster until SIGTERM or Ctrl-C."""
     main_task = asyncio.current_task()
     assert main_task
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, main_task.cancel)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, main_task.cancel)
     async with LocalEtcd() as etcd, asyncio.TaskGroup() as tasks:
         print(f"export ETCDCTL_ENDPOINTS={etcd.endpoints[0]}", flush=True)
         settings = {
@@ -65,5 +68,5 @@ async def main() -> None:
 if __name__ == "__main__":
     try:
         asyncio.run(main())
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except asyncio.CancelledError:
         print("everything has ended")

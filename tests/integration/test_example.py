@@ -84,7 +84,7 @@ def example() -> Iterator[Example]:
             os.kill(int(left.split()[0]), signal.SIGKILL)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(90)
 def test_three_nodes_find_each_other_follow_the_configuration_and_outlive_one_that_dies(example: Example) -> None:
     endpoint = example.read_until(r"export ETCDCTL_ENDPOINTS=(.*)")[1]
     nodes = ["greeter1@localhost", "greeter2@localhost", "client@localhost"]
