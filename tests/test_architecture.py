@@ -15,7 +15,12 @@ import ergo_registrar
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ergo_registrar"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-ALL_PYTHON = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), ROOT / "noxfile.py", *sorted(ROOT.glob("docs/*.py"))]
+ALL_PYTHON = [
+    *SOURCES,
+    *sorted((ROOT / "tests").rglob("*.py")),
+    ROOT / "noxfile.py",
+    *sorted(ROOT.glob("docs/**/*.py")),
+]
 
 # What each part may import of the package. The names are prefixes: "etcd" stands for all of etcd/.
 VALUES = ("routes", "errors", "events")
