@@ -162,9 +162,7 @@ def _is_route(key: object) -> bool:
 
 
 def _text(key: bytes) -> str:
-    """Return a key as a terminal may have it."""
-    text = key.decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return key.decode(errors="backslashreplace")
 
 
 def _count(things: Sequence[object], name: str) -> str:

@@ -10,9 +10,9 @@ from rich.text import Text
 from ergo_registrar import Options
 from ergo_registrar.admin.doctor import examine
 from ergo_registrar.admin.finding import Finding, Severity
-from ergo_registrar.cli import running
 from ergo_registrar.cli.connecting import Json, connecting, print_json
-from ergo_registrar.cli.output import console
+from ergo_registrar.cli.output import console, printable
+from ergo_registrar.cli.running import run_to_end
 
 _STYLES = {Severity.OK: "green", Severity.NOTE: "cyan", Severity.WARNING: "yellow", Severity.ERROR: "bold red"}
 
@@ -46,9 +46,7 @@ def doctor(
     async def look() -> None:
         findings.extend(await examine(options, node))
 
-    ended_by = running.run(look)
-    if ended_by is not None:
-        raise typer.Exit(128 + ended_by)
+    run_to_end(look)
     if json:
         print_json(findings)
     else:
@@ -58,12 +56,10 @@ def doctor(
 
 def _show(findings: list[Finding]) -> None:
     for finding in findings:
-        line = Text.assemble(
-            (f"{finding.severity.value:<8}", _STYLES[finding.severity]), f"{finding.where}: {finding.what}"
-        )
-        console.print(line, soft_wrap=True)
+        severity = f"{finding.severity.value:<8}", _STYLES[finding.severity]
+        console.print(Text.assemble(severity, printable(f"{finding.where}: {finding.what}")), soft_wrap=True)
         if finding.cure:
-            console.print(Text(f"        > {finding.cure}"), soft_wrap=True)
+            console.print(Text(f"        > {printable(finding.cure)}"), soft_wrap=True)
     counts = Counter(finding.severity for finding in findings)
     total = [f"{counts[each]} {each.value}{'s' if counts[each] != 1 else ''}" for each in list(Severity)[:0:-1]]
     console.print(", ".join(total))

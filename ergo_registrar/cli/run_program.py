@@ -10,17 +10,18 @@ import errno
 import os
 import shutil
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 
 import anyio
 import anyio.abc
-import msgspec
 
 from ergo_registrar import (
     ApplicationRoute,
     ConnectionFailedError,
+    NoRouteError,
     Options,
     Registrar,
     RegistrarConnected,
@@ -28,7 +29,7 @@ from ergo_registrar import (
     Route,
     children,
 )
-from ergo_registrar.cli.output import complain
+from ergo_registrar.cli.output import complain, say_nothing_of_the_session
 from ergo_registrar.cli.running import handled
 
 _RETRY = 1.0  # seconds until what etcd did not take is published again
@@ -95,6 +96,7 @@ class Life:
         def on_signal(number: int, frame: FrameType | None) -> None:
             loop.call_soon_threadsafe(self._signalled, number)
 
+        say_nothing_of_the_session()  # it is told here
         async with Registrar(options, node=self._node, routes=self._routes) as self._registrar:
             self._publishing = anyio.CancelScope()
             with handled((*_STOPS, *_OTHERS), on_signal):
@@ -137,7 +139,8 @@ class Life:
                     where = ", ".join(f"{route.host}:{route.port}" for route in self._routes)
                     complain(f"not published: the program accepts no connections at {where}. Still trying")
                     await self._accepting()
-            await self._publish(self._applications)
+            for route in self._applications:
+                await self._insist(partial(self._registrar.register_application_route, route))
 
     async def _accepting(self) -> None:
         """Wait until the program accepts connections at each of its routes."""
@@ -149,19 +152,17 @@ class Life:
                     break
                 await anyio.sleep(_PROBE)
 
-    async def _publish(self, applications: Iterable[ApplicationRoute]) -> None:
-        """Publish each, however long that takes."""
+    async def _insist(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Have etcd told, however long that takes."""
         said = ""
-        for application in applications:
-            while True:
-                try:
-                    await self._registrar.register_application_route(application)
-                    break
-                except ConnectionFailedError as error:
-                    if str(error) != said:
-                        said = str(error)
-                        complain(f"{said}. {_GOES_ON}")
-                    await anyio.sleep(_RETRY)
+        while True:
+            try:
+                return await call()
+            except ConnectionFailedError as error:
+                if str(error) != said:
+                    said = str(error)
+                    complain(f"{said}. {_GOES_ON}")
+                await anyio.sleep(_RETRY)
 
     async def _tell(self) -> None:
         """Say when others do not see this node any more, and when they do again."""
@@ -191,12 +192,17 @@ class Life:
         """Let nobody pick the program any more, for as long as draining lasts, then pass the signal on."""
         self._publishing.cancel()
         if self._applications and self._drain_time:
+            self._tasks.start_soon(self._drain)
             draining.deadline = anyio.current_time() + self._drain_time
             with draining:
-                await self._publish(msgspec.structs.replace(route, weight=-1) for route in self._applications)
                 await anyio.sleep_forever()
         draining.cancel()  # from now on signals are passed on at once
         self._send(number)
+
+    async def _drain(self) -> None:
+        for route in self._applications:
+            with suppress(NoRouteError):  # it was not published yet
+                await self._insist(partial(self._registrar.drain, route.name))
 
     def _send(self, number: int) -> None:
         if self._process.returncode is not None:

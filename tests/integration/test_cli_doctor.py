@@ -143,7 +143,7 @@ def keys() -> Iterator[Diagnosis]:
 @pytest.mark.parametrize(
     ("id", "where", "told"),
     [
-        ("key-unknown", ROUTES, r"1 key: services/ergo/cluster/c/routes/elsewhere/what\x1b[2J"),
+        ("key-unknown", ROUTES, "1 key: services/ergo/cluster/c/routes/elsewhere/what\x1b[2J"),
         ("key-unknown", f"{CONFIG}*/", "1 key: services/ergo/cluster/c/config/*/a/b"),
         ("value-undecodable", ROUTES, "2 values: "),
         ("value-undecodable", f"{CONFIG}*/", "1 value: services/ergo/cluster/c/config/*/name (byte 0: "),
