@@ -38,7 +38,8 @@ ARROWS = {
     "runner": PARTS,
     "registrar": (*PARTS, "runner"),
     "": (*PARTS, "registrar"),
-    "cli": (*PUBLIC, "cli"),
+    "admin": (*VALUES, "core", "clock", "options", "stats", "etcd", "admin"),
+    "cli": (*PUBLIC, "admin", "cli"),
     "testing": (*PUBLIC, "core.keys", "etcd.operator", "testing"),
 }
 IMPURE = {
