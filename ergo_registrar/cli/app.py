@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from ergo_registrar import Registrar
+from ergo_registrar.cli.apps import apps
 from ergo_registrar.cli.demo import demo
 from ergo_registrar.cli.etcd import etcd
 from ergo_registrar.cli.nodes import nodes
@@ -42,3 +43,4 @@ def _options(
 app.command()(demo)
 app.command()(etcd)
 app.command()(nodes)
+app.command()(apps)

@@ -17,7 +17,7 @@ from ergo_registrar import (
     NodeJoined,
     NodeLeft,
 )
-from ergo_registrar.cli.output import console
+from ergo_registrar.cli.output import console, print_table
 
 _LEVELS = {
     ConfigLevel.CROSS_CLUSTER_NODE: "1 cross-cluster, this node",
@@ -97,20 +97,22 @@ def spread(picked: Sequence[str], counts: Sequence[tuple[str, int, int]]) -> Non
     """Show who was picked, and for each node its weight and how often that was."""
     block = "█" if console.encoding.startswith("utf") else "#"
     _say(" ".join(picked))
-    _table(
+    print_table(
         ("node", "weight", "picked", ""),
         [(name, str(weight), str(count), block * 2 * count) for name, weight, count in counts],
+        indent=_INDENT,
     )
 
 
 def configuration(sources: Mapping[str, ConfigSource]) -> None:
     """Show items: the text in etcd, the value, its Python type, and the level it came from."""
-    _table(
+    print_table(
         ("item", "in etcd", "value", "Python type", "level"),
         [
             (item, source.raw or "", repr(source.value), type(source.value).__name__, _LEVELS[source.level])
             for item, source in sources.items()
         ],
+        indent=_INDENT,
     )
 
 
@@ -130,14 +132,6 @@ def interrupted(signal_name: str) -> None:
     """Say that somebody ended it."""
     console.print()
     _say(f"Ended by {signal_name}. Every process that the demo started has ended.", indent="")
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print columns, each as wide as its widest cell, with no blanks at the end of a line."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row, style in [(header, "dim"), *((row, "") for row in rows)]:
-        cells = "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        _print(Text(f"{_INDENT}{cells}".rstrip(), style=style))
 
 
 def _say(text: str, *, indent: str = _INDENT, style: str = "") -> None:

@@ -146,7 +146,12 @@ class Client:
 
     async def remaining(self, lease: int) -> int:
         """Return the seconds a lease has left, -1 if it is gone."""
-        return int((await self._open.get_lease_info(lease, keys=False)).TTL)
+        return (await self.lease_times(lease))[0]
+
+    async def lease_times(self, lease: int) -> tuple[int, int]:
+        """Return the seconds a lease has left, -1 if it is gone, and those it was granted."""
+        found = await self._open.get_lease_info(lease, keys=False)
+        return int(found.TTL), int(found.grantedTTL)
 
     async def member_status(self) -> Any:
         """Return the `StatusResponse` of this endpoint's member: cluster id, version, leader."""
