@@ -9,6 +9,9 @@ from ergo_registrar.cli.apps import apps
 from ergo_registrar.cli.demo import demo
 from ergo_registrar.cli.etcd import etcd
 from ergo_registrar.cli.nodes import nodes
+from ergo_registrar.cli.resolve import resolve
+from ergo_registrar.cli.top import top
+from ergo_registrar.cli.watch import watch
 
 _EPILOG = (
     "Exit codes: 0 done; 1 it failed, and standard error says why; 2 a wrong command, option or value; "
@@ -44,3 +47,6 @@ app.command()(demo)
 app.command()(etcd)
 app.command()(nodes)
 app.command()(apps)
+app.command()(resolve)
+app.command()(watch)
+app.command()(top)

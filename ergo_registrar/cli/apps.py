@@ -13,6 +13,8 @@ from ergo_registrar.cli.documents import (
     application_fields,
     key_fields,
     skipped_documents,
+    tags_text,
+    version_text,
 )
 from ergo_registrar.cli.output import print_table
 from ergo_registrar.cli.published import choice, lease_cell, published, say_nothing_there, say_skipped, title
@@ -22,7 +24,9 @@ from ergo_registrar.cli.running import run
 @connecting
 def apps(
     options: Options,
-    name: Annotated[str | None, typer.Argument(help="Of this application only.", show_default="all")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Only this application.", show_default="all")
+    ] = None,
     json: Json = False,
 ) -> None:
     """List the applications of a cluster, and every node that has published one.
@@ -31,7 +35,10 @@ def apps(
     `created` and `changed` are the revisions of etcd at which the key was put first and last: etcd keeps no time. A
     live node renews its lease, so that what is left of it goes up and down.
 
-    **Examples:** `ergo-registrar apps`, `ergo-registrar apps web-server --json`
+    Examples:
+    - `ergo-registrar apps`
+
+    - `ergo-registrar apps web-server --json`
     """
     run(lambda: _apps(options, name, json))
 
@@ -60,15 +67,14 @@ async def _apps(options: Options, name: str | None, json: bool) -> None:
 
 
 def _row(application: ApplicationDocument) -> tuple[str, ...]:
-    version = application.version
     return (
         application.name,
         application.node,
         str(application.weight),
         str(application.state),
         str(application.mode),
-        ",".join(application.tags or ()) or "-",
-        f"{version.name} {version.release}".strip() or "-",
+        tags_text(application.tags),
+        version_text(application.version),
         str(application.create_revision),
         str(application.mod_revision),
         lease_cell(application.lease),

@@ -1,5 +1,6 @@
 """The options that every command has which talks to etcd, and `--json`."""
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
@@ -11,17 +12,26 @@ import typer
 from ergo_registrar import TLS, Options
 from ergo_registrar.errors import ValidationError
 
-_PANEL = "Where etcd is"
+_PANEL = "Where etcd is (or in the environment: ERGO_REGISTRAR_ENDPOINTS, ...)"
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON instead: one document, or one a line where there is no end.")
+]
+
+SuspectGrace = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Seconds that a node which vanished without good-bye is a suspect before it counts as gone.",
+        show_default="0",
+    ),
 ]
 
 
 def _option(name: str, help_text: str, **how: Any) -> Any:
     variable = f"ERGO_REGISTRAR_{name.upper()}"
     flags = [f"--{name.replace('_', '-')}", *how.pop("short", ())]
-    return typer.Option(*flags, envvar=variable, help=help_text, rich_help_panel=_PANEL, **how)
+    return typer.Option(*flags, envvar=variable, show_envvar=False, help=help_text, rich_help_panel=_PANEL, **how)
 
 
 def _connection(
@@ -83,6 +93,11 @@ def connecting(command: Callable[..., None]) -> Callable[..., None]:
     )
     vars(run).update(__signature__=signature, __annotations__={p: hints[p] for p in signature.parameters})
     return run
+
+
+def with_grace(options: Options, suspect_grace: float | None) -> Options:
+    """Return the options, with this grace if one is given."""
+    return options if suspect_grace is None else dataclasses.replace(options, suspect_grace=suspect_grace)
 
 
 def print_json(value: object) -> None:

@@ -12,11 +12,11 @@ from ergo_registrar import (
     ApplicationStopping,
     ConfigLevel,
     ConfigSource,
-    ConfigUpdate,
     Event,
     NodeJoined,
     NodeLeft,
 )
+from ergo_registrar.cli.event_lines import details
 from ergo_registrar.cli.output import console, print_table
 
 _LEVELS = {
@@ -64,7 +64,7 @@ def event(seconds: float, told: Event) -> None:
     """Show an event, as it was told, and when."""
     line = Text(f"{_INDENT}{seconds:5.2f} s  ")
     line.append(f"{type(told).__name__:<19}", style="green")
-    line.append(f" {_details(told)}")
+    line.append(f" {details(told)}")
     _print(line)
 
 
@@ -77,20 +77,6 @@ def node_of(told: Event) -> str:
             return told.node
         case _:
             return ""
-
-
-def _details(told: Event) -> str:
-    match told:
-        case NodeJoined():
-            return f"{told.name} at " + ", ".join(f"{route.host}:{route.port}" for route in told.routes)
-        case NodeLeft():
-            return told.name
-        case ApplicationLoaded() | ApplicationStarted() | ApplicationStopping() | ApplicationStopped():
-            return f"{told.name} on {told.node}, weight {told.weight}"
-        case ConfigUpdate():
-            return f"{told.item}: {told.previous!r} -> {told.value!r}, at level {told.level}"
-        case _:
-            return str(told)
 
 
 def spread(picked: Sequence[str], counts: Sequence[tuple[str, int, int]]) -> None:

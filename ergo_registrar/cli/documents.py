@@ -172,3 +172,18 @@ def key_fields(key: Key) -> dict[str, Any]:
 def skipped_documents(published: Published) -> list[SkippedDocument]:
     """Return the keys that were left out."""
     return [SkippedDocument(each.key.decode(errors="backslashreplace"), each.reason) for each in published.skipped]
+
+
+def addresses(routes: Iterable[RouteDocument]) -> str:
+    """Return routes as a table shows them."""
+    return " ".join(f"{route.address}{' TLS' if route.tls else ''}" for route in routes) or "-"
+
+
+def version_text(version: Version) -> str:
+    """Return a version as a table shows it."""
+    return f"{version.name} {version.release}".strip() or "-"
+
+
+def tags_text(tags: Iterable[str] | None) -> str:
+    """Return tags as a table shows them."""
+    return ",".join(tags or ()) or "-"

@@ -3,7 +3,14 @@
 from ergo_registrar import Options
 from ergo_registrar.admin.published import Published
 from ergo_registrar.cli.connecting import Json, connecting, print_json
-from ergo_registrar.cli.documents import NodeDocument, NodesDocument, key_fields, route_documents, skipped_documents
+from ergo_registrar.cli.documents import (
+    NodeDocument,
+    NodesDocument,
+    addresses,
+    key_fields,
+    route_documents,
+    skipped_documents,
+)
 from ergo_registrar.cli.output import print_table
 from ergo_registrar.cli.published import lease_cell, published, say_nothing_there, say_skipped, title
 from ergo_registrar.cli.running import run
@@ -16,7 +23,10 @@ def nodes(options: Options, json: Json = False) -> None:
     It reads etcd once. `created` and `changed` are the revisions of etcd at which the node's key was put first and
     last: etcd keeps no time. A live node renews its lease, so that what is left of it goes up and down.
 
-    **Example:** `ergo-registrar nodes --cluster production`
+    Examples:
+    - `ergo-registrar nodes --cluster production`
+
+    - `ergo-registrar nodes --json`
     """
     run(lambda: _nodes(options, json))
 
@@ -37,7 +47,7 @@ async def _nodes(options: Options, json: bool) -> None:
         [
             (
                 node.name,
-                " ".join(f"{route.address}{' TLS' if route.tls else ''}" for route in node.routes) or "-",
+                addresses(node.routes),
                 " ".join(node.applications) or "-",
                 str(node.create_revision),
                 str(node.mod_revision),
