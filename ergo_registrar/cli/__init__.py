@@ -3,6 +3,7 @@
 It needs the extra `cli`. The package without it must still be importable, so nothing here imports typer at the top.
 """
 
+import os
 import sys
 
 _INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
@@ -10,6 +11,7 @@ _INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 
 def main() -> int:
     """Run `ergo-registrar` with the arguments of this process; return its exit code, or raise SystemExit with it."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it writes on standard error, the errors say in one line
     try:
         from ergo_registrar.cli.app import app
 

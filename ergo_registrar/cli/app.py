@@ -1,5 +1,6 @@
 """The commands of `ergo-registrar`, each in a module of its own, and what they have in common."""
 
+import logging
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ from ergo_registrar.cli.apps import apps
 from ergo_registrar.cli.demo import demo
 from ergo_registrar.cli.etcd import etcd
 from ergo_registrar.cli.nodes import nodes
+from ergo_registrar.cli.output import complain
 from ergo_registrar.cli.resolve import resolve
 from ergo_registrar.cli.top import top
 from ergo_registrar.cli.watch import watch
@@ -41,6 +43,14 @@ def _options(
     ] = False,
 ) -> None:
     """What may stand in front of a command."""
+    logging.getLogger("ergo_registrar").addHandler(_Complaints(logging.WARNING))
+
+
+class _Complaints(logging.Handler):
+    """Tells what the package logs as the command line tells what goes wrong."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        complain(record.getMessage())
 
 
 app.command()(demo)

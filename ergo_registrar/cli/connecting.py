@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Annotated, Any, get_type_hints
 
@@ -10,6 +11,7 @@ import msgspec
 import typer
 
 from ergo_registrar import TLS, Options
+from ergo_registrar.cli.output import complain
 from ergo_registrar.errors import ValidationError
 
 _PANEL = "Where etcd is (or in the environment: ERGO_REGISTRAR_ENDPOINTS, ...)"
@@ -29,7 +31,8 @@ SuspectGrace = Annotated[
 
 
 def _option(name: str, help_text: str, **how: Any) -> Any:
-    variable = f"ERGO_REGISTRAR_{name.upper()}"
+    """Return a flag. `Options.from_env` reads its variable; that of a part of TLS is read here, to be merged."""
+    variable = f"ERGO_REGISTRAR_{name.upper()}" if name.startswith("tls_") else None
     flags = [f"--{name.replace('_', '-')}", *how.pop("short", ())]
     return typer.Option(*flags, envvar=variable, show_envvar=False, help=help_text, rich_help_panel=_PANEL, **how)
 
@@ -54,7 +57,7 @@ def _connection(
         bool, _option("insecure_skip_verify", "TLS to whoever answers. Not safe.", show_default=False)
     ] = False,
     request_timeout: Annotated[
-        float | None, _option("request_timeout", "Seconds for any one call.", show_default="10")
+        float | None, _option("request_timeout", "Seconds for any one call.", show_default="10", min=0.1)
     ] = None,
 ) -> Options:
     """Return the options that flags and environment make together; the flags win."""
@@ -67,12 +70,17 @@ def _connection(
         "request_timeout": request_timeout,
         "dial_timeout": request_timeout,
     }
-    if any((tls_ca, tls_cert, tls_key, tls_server_name)):
-        given["tls"] = TLS(ca=tls_ca, cert=tls_cert, key=tls_key, server_name=tls_server_name)
     try:
-        return Options.from_env(**{name: value for name, value in given.items() if value is not None})
+        if any((tls_ca, tls_cert, tls_key, tls_server_name)):
+            given["tls"] = TLS(ca=tls_ca, cert=tls_cert, key=tls_key, server_name=tls_server_name)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            options = Options.from_env(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise typer.BadParameter(str(error)) from None
+    for warning in warned:
+        complain(str(warning.message))
+    return options
 
 
 def connecting(command: Callable[..., None]) -> Callable[..., None]:

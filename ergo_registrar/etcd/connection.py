@@ -98,6 +98,19 @@ _HINTS: tuple[tuple[str, str], ...] = (
     ("authentication failed", "wrong username or password"),
     ("permission denied", "this user lacks a permission; docs/reference/keys.md lists the role a member needs"),
     ("database space exceeded", "etcd is out of space: compact, defragment and disarm its NOSPACE alarm"),
+    # What gRPC, and `ssl`, say of an endpoint that cannot be talked to at all.
+    ("Connection refused", "nothing listens there: is etcd running, and is this its port for clients?"),
+    ("errors resolving", "no such host"),
+    ("Socket closed", "it hung up: perhaps it wants TLS and this is none, or the other way round"),
+    ("EOF occurred", "it hung up: perhaps it does not speak TLS"),
+    ("CERTIFICATE_VERIFY_FAILED", "the authority in tls.ca did not issue etcd's certificate"),
+    ("BAD_CERTIFICATE", "etcd wants a certificate of the client's that its own authority issued: tls.cert and tls.key"),
+    ("CERTIFICATE_REQUIRED", "etcd wants a certificate of the client's: set tls.cert and tls.key"),
+    ("Hostname Verification Check failed", "etcd's certificate is for another name: tls.server_name says which"),
+    (
+        "security handshaker",
+        "a file of tls.ca, tls.cert, tls.key is no such PEM, or the key is of another certificate",
+    ),
 )
 
 
@@ -288,8 +301,10 @@ class Connection:
             await client.close()
 
     def _unreachable(self, what: str, total: float, tried: dict[str, str]) -> BrokenError:
-        each = "; ".join(f"{endpoint}: {reason}" for endpoint, reason in tried.items()) or "no endpoint was tried"
-        return BrokenError(f"{what}: etcd could not be reached within {total:g} s ({each})", tried)
+        each = "; ".join(f"{endpoint}: {reason}{_hint(reason)}" for endpoint, reason in tried.items())
+        return BrokenError(
+            f"{what}: etcd could not be reached within {total:g} s ({each or 'no endpoint was tried'})", tried
+        )
 
 
 class _AttemptFailed(Exception):
@@ -375,9 +390,12 @@ def _judge(error: BaseException) -> tuple[Verdict, str]:
 
 def _final(what: str, endpoint: str, failed: _AttemptFailed) -> ConnectionFailedError:
     kind = _ERRORS.get(failed.verdict, ConnectionFailedError)
-    hint = next((f" ({hint})" for words, hint in _HINTS if words in failed.reason), "")
-    message = f"{what} at {endpoint}: {failed.reason}{hint}"
-    return kind(message, {endpoint: failed.reason})
+    return kind(f"{what} at {endpoint}: {failed.reason}{_hint(failed.reason)}", {endpoint: failed.reason})
+
+
+def _hint(reason: str) -> str:
+    """Return what would be right, to stand behind a reason."""
+    return next((f" ({hint})" for words, hint in _HINTS if words in reason), "")
 
 
 _ERRORS: dict[Verdict, type[ConnectionFailedError]] = {
