@@ -93,7 +93,7 @@ async def _resolve(options: Options, name: str, kind: Kind | None, wanted: dict[
         if _kind(picture, name, kind, options.cluster) is Kind.NODE:
             _tell_node(options.cluster, registrar.revision, name, await registrar.resolve(name), json)
         else:
-            instances = await registrar.resolve_application(name, **{k: v for k, v in wanted.items() if v})
+            instances = await registrar.resolve_application(name, **wanted)
             _tell_application(options.cluster, registrar.revision, name, instances, picture.nodes, json)
 
 
