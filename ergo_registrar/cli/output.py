@@ -3,6 +3,7 @@
 Both are as wide as the terminal (or COLUMNS, or 80), and without colours where they are not one.
 """
 
+import logging
 from collections.abc import Sequence
 
 from rich.cells import cell_len
@@ -17,6 +18,11 @@ def complain(message: str) -> None:
     """Say on standard error what went wrong and what would be right."""
     errors.print("[bold red]ergo-registrar:[/]", end=" ")
     errors.print(message, markup=False, soft_wrap=True)
+
+
+def say_nothing_of_the_session() -> None:
+    """Let the log be silent on the session's state, where the command itself tells of it."""
+    logging.getLogger("ergo_registrar.runner").setLevel(logging.ERROR)
 
 
 def printable(text: str) -> str:

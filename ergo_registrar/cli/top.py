@@ -25,7 +25,7 @@ from ergo_registrar.cli.documents import (
     tags_text,
     version_text,
 )
-from ergo_registrar.cli.output import console, print_table, printable
+from ergo_registrar.cli.output import console, print_table, printable, say_nothing_of_the_session
 from ergo_registrar.cli.picture import Picture
 from ergo_registrar.cli.running import run
 
@@ -62,6 +62,7 @@ def top(
 
 async def _top(options: Options, interval: float, count: int | None, suspect_grace: float | None, json: bool) -> None:
     screen = Live(console=console, screen=True, auto_refresh=False) if console.is_terminal and not json else None
+    say_nothing_of_the_session()  # it is told here
     async with Registrar(with_grace(options, suspect_grace)) as registrar:
         picture = Picture(registrar)
         with screen or nullcontext():

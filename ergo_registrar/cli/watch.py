@@ -26,7 +26,7 @@ from ergo_registrar import (
 )
 from ergo_registrar.cli.connecting import Json, SuspectGrace, connecting, print_json, with_grace
 from ergo_registrar.cli.event_lines import details, fields
-from ergo_registrar.cli.output import console, printable
+from ergo_registrar.cli.output import console, printable, say_nothing_of_the_session
 from ergo_registrar.cli.running import run
 
 _GROUPS: dict[str, tuple[type[Event], ...]] = {
@@ -87,6 +87,7 @@ async def _watch(
     options: Options, types: tuple[type[Event], ...], replay: bool, suspect_grace: float | None, json: bool
 ) -> None:
     tell = _tell_json if json else _tell
+    say_nothing_of_the_session()  # it is told here
     async with Registrar(with_grace(options, suspect_grace)) as registrar:
         events = registrar.subscribe(*types, replay=replay)
         present = events.qsize()
