@@ -24,7 +24,7 @@ def nodes(options: Options, json: Json = False) -> None:
     last: etcd keeps no time. A live node renews its lease, so that what is left of it goes up and down.
 
     Examples:
-    - `ergo-registrar nodes --cluster production`
+    - `ergo-registrar nodes`
 
     - `ergo-registrar nodes --json`
     """

@@ -86,10 +86,9 @@ def words(parameter: inspect.Parameter, kind: Any, info: Any) -> str:
     types = [kind, *get_args(kind), *(a for b in get_args(kind) for a in get_args(b))]
     if bool in types:
         return flags
-    choices = [
-        str(each.value) for inner in types if isinstance(inner, type) and issubclass(inner, Enum) for each in inner
-    ]
-    return f"{flags} {info.metavar or '\\|'.join(choices)}".rstrip()
+    enums = [inner for inner in types if isinstance(inner, type) and issubclass(inner, Enum)]
+    value = info.metavar or " or ".join(str(each.value) for enum in enums for each in enum)
+    return f"{flags} {value}".rstrip()
 
 
 def default(parameter: inspect.Parameter, info: Any) -> str:
@@ -98,7 +97,7 @@ def default(parameter: inspect.Parameter, info: Any) -> str:
         return info.show_default
     if parameter.default in (inspect.Parameter.empty, ...):
         return "required"
-    return "" if parameter.default in (None, False, True) else str(parameter.default)
+    return "" if parameter.default is None or isinstance(parameter.default, bool) else str(parameter.default)
 
 
 if __name__ == "__main__":

@@ -371,6 +371,8 @@ async def test_watch_tells_everything_once(options: Options, relay: FaultProxy, 
             check_event(await document(everything, type="RegistrarDisconnected"))
             await raw.put(item, "int:6")
             await relay.heal()
+            check_event(told := await document(everything))  # what happened meanwhile comes first
+            assert (told["type"], told["value"]) == ("ConfigUpdate", 6)
             check_event(await document(everything, type="RegistrarConnected"))
             assert (await document(some))["value"] == 5  # the first it tells of is that which came after its start
             assert (await document(some, type="ConfigUpdate"))["value"] == 6
