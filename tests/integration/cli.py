@@ -15,7 +15,7 @@ from ergo_registrar import Options
 
 SCRIPT = shutil.which("ergo-registrar", path=str(Path(sys.executable).parent))
 COMMAND = [SCRIPT] if SCRIPT else [sys.executable, "-m", "ergo_registrar.cli"]
-LONGEST = 30.0  # seconds for one command, or one line of it
+LONGEST = 60.0  # seconds for one command, or one line of it: a story starts several at once
 
 
 def environ(options: Options | None = None, **more: str) -> dict[str, str]:
