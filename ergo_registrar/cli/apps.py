@@ -18,7 +18,7 @@ from ergo_registrar.cli.documents import (
 )
 from ergo_registrar.cli.output import print_table
 from ergo_registrar.cli.published import choice, lease_cell, published, say_nothing_there, say_skipped, title
-from ergo_registrar.cli.running import run
+from ergo_registrar.cli.running import run_to_end
 
 
 @connecting
@@ -40,7 +40,7 @@ def apps(
 
     - `ergo-registrar apps web-server --json`
     """
-    run(lambda: _apps(options, name, json))
+    run_to_end(lambda: _apps(options, name, json))
 
 
 async def _apps(options: Options, name: str | None, json: bool) -> None:

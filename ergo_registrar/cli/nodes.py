@@ -13,7 +13,7 @@ from ergo_registrar.cli.documents import (
 )
 from ergo_registrar.cli.output import print_table
 from ergo_registrar.cli.published import lease_cell, published, say_nothing_there, say_skipped, title
-from ergo_registrar.cli.running import run
+from ergo_registrar.cli.running import run_to_end
 
 
 @connecting
@@ -28,7 +28,7 @@ def nodes(options: Options, json: Json = False) -> None:
 
     - `ergo-registrar nodes --json`
     """
-    run(lambda: _nodes(options, json))
+    run_to_end(lambda: _nodes(options, json))
 
 
 async def _nodes(options: Options, json: bool) -> None:

@@ -29,7 +29,7 @@ from ergo_registrar.cli.documents import (
 from ergo_registrar.cli.output import print_table
 from ergo_registrar.cli.picture import Picture
 from ergo_registrar.cli.published import choice
-from ergo_registrar.cli.running import run
+from ergo_registrar.cli.running import run_to_end
 
 
 class Kind(Enum):
@@ -84,7 +84,7 @@ def resolve(
     }
     if any(wanted.values()):
         kind = Kind.APP  # nodes have neither
-    run(lambda: _resolve(options, name, kind, wanted, json))
+    run_to_end(lambda: _resolve(options, name, kind, wanted, json))
 
 
 async def _resolve(options: Options, name: str, kind: Kind | None, wanted: dict[str, Any], json: bool) -> None:

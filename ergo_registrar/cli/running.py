@@ -32,6 +32,13 @@ def run(work: Callable[[], Awaitable[None]]) -> int | None:
         raise typer.Exit(2 if isinstance(error, ValidationError) else 1) from None
 
 
+def run_to_end(work: Callable[[], Awaitable[None]]) -> None:
+    """Run what is to come to its end, as `run`; raise `typer.Exit` with 128 + N if signal N ended it before."""
+    ended_by = run(work)
+    if ended_by is not None:
+        raise typer.Exit(128 + ended_by)
+
+
 async def _until_signalled(work: Callable[[], Awaitable[None]]) -> int | None:
     received: list[int] = []
     scope = anyio.CancelScope()

@@ -21,7 +21,9 @@ import msgspec
 import pytest
 
 from ergo_registrar import ApplicationRoute, Options, Registrar, Route, Version
+from ergo_registrar.cli.picture import Picture
 from ergo_registrar.etcd.server import LocalEtcd
+from ergo_registrar.subscription import DEFAULT_MAXSIZE
 from ergo_registrar.testing.proxy import FaultProxy
 from tests.faults.support import CLUSTER, SECRET, demand_login
 from tests.faults.test_security import Papers
@@ -469,6 +471,31 @@ async def test_a_name_cannot_steer_the_terminal(options: Options) -> None:
         assert code == 0
         assert "\x1b" not in out
         assert r"\x1b[31mred,new\nline" in out
+
+
+async def test_what_comes_faster_than_it_is_heard_is_in_the_picture(options: Options, raw: Raw, routes: str) -> None:
+    """More nodes join between two looks of `top` than a subscription holds: it reads the state again."""
+    names = [f"n{number}" for number in range(DEFAULT_MAXSIZE + 500)]
+    async with Registrar(options) as observer:
+        picture = Picture(observer)
+        await raw.put_many((f"{routes}nodes/{name}", NO_ROUTES) for name in names)
+        await observer.wait_revision(await raw.revision())
+        picture.refresh()
+        assert observer.stats.events_missed > 0
+        assert sorted(picture.nodes) == sorted(names)
+        await raw.delete(f"{routes}nodes/n0")
+        await observer.wait_revision(await raw.revision())
+        picture.refresh()
+        assert len(picture.nodes) == len(names) - 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_before_the_answer_is_no_success(relay: FaultProxy, number: signal.Signals) -> None:
+    """etcd takes the connection and says nothing: `nodes | wc -l` must not count none."""
+    relay.black_hole()
+    async with running("nodes", "-e", relay.endpoint, env=environ()) as nodes:
+        await eventually(lambda: relay.open_connections, within=30)
+        assert await ended(nodes, number) == (128 + number, "")
 
 
 @pytest.fixture
