@@ -35,7 +35,8 @@ def apps(
     `created` and `changed` are the revisions of etcd at which the key was put first and last: etcd keeps no time. A
     live node renews its lease, so that what is left of it goes up and down.
 
-    Examples:
+    For example:
+
     - `ergo-registrar apps`
 
     - `ergo-registrar apps web-server --json`

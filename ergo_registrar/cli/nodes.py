@@ -23,7 +23,8 @@ def nodes(options: Options, json: Json = False) -> None:
     It reads etcd once. `created` and `changed` are the revisions of etcd at which the node's key was put first and
     last: etcd keeps no time. A live node renews its lease, so that what is left of it goes up and down.
 
-    Examples:
+    For example:
+
     - `ergo-registrar nodes`
 
     - `ergo-registrar nodes --json`

@@ -72,7 +72,8 @@ def resolve(
     negative weights. The first is the pick. A process that asks again is given each in turn, by weight, beginning with
     the heaviest; this command asks once.
 
-    Examples:
+    For example:
+
     - `ergo-registrar resolve web1@host1`
 
     - `ergo-registrar resolve web-server --state running --tag eu`

@@ -52,7 +52,8 @@ def top(
     On a terminal it fills the screen. Elsewhere, as in a pipe, each look is printed below the one before, all of it;
     with `--json` each is a document, on one line.
 
-    Examples:
+    For example:
+
     - `ergo-registrar top --suspect-grace 30`
 
     - `ergo-registrar top --count 1 | grep web1`

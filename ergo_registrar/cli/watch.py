@@ -74,7 +74,8 @@ def watch(
     happened meanwhile. Configuration is that of the whole cluster and of all clusters, as a node without items of its
     own sees it.
 
-    Examples:
+    For example:
+
     - `ergo-registrar watch`
 
     - `ergo-registrar watch --type nodes --type ConfigUpdate --no-replay --json`
