@@ -17,6 +17,7 @@ import anyio
 import pytest
 
 from ergo_registrar import NodeJoined, Options, Registrar, State
+from ergo_registrar.core.edf import decode_application_route
 from tests.integration.support import NO_ROUTES, Raw, eventually, next_event, running
 
 Make = Callable[..., Awaitable[Registrar]]
@@ -222,6 +223,37 @@ async def test_a_change_of_an_application_that_is_cancelled_is_taken_back(
             await eventually(is_as_before)
         else:
             assert not await is_as_before()
+        await traces.tasks_are_gone()
+
+    await at_every_step(how, story)
+
+
+@pytest.mark.parametrize("drained", [False, True])
+async def test_a_drain_or_its_end_that_is_cancelled_is_taken_back(
+    make_registrar: Make, raw: Raw, routes: str, traces: Traces, how: How, drained: bool
+) -> None:
+    """The user sees the weight of before, and the one to come back to is not forgotten."""
+    registrar = await make_registrar("a@h", applications=[running("web", "a@h", 5)])
+    await registrar.wait_revision(await raw.revision())  # all its tasks run
+    await traces.remember()
+
+    async def weight() -> int:
+        stored = await raw.get(f"{routes}applications/web/a@h")
+        assert stored is not None
+        return decode_application_route(stored.value).weight
+
+    async def is_as_before() -> bool:
+        return await weight() == (-1 if drained else 5)
+
+    async def story(cancellation: Cancellation) -> None:
+        await (registrar.drain if drained else registrar.undrain)("web")
+        assert await is_as_before()
+        if await cancellation.meets(lambda: (registrar.undrain if drained else registrar.drain)("web")):
+            await eventually(is_as_before)
+        else:
+            assert not await is_as_before()
+        await registrar.undrain("web")
+        assert await weight() == 5
         await traces.tasks_are_gone()
 
     await at_every_step(how, story)

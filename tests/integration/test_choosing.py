@@ -214,26 +214,6 @@ class TestDraining:
         await settled(raw, observer)
         assert await weight_of(observer) == 5
 
-    @pytest.mark.parametrize("moment", range(0, 40, 2))
-    async def test_that_is_cancelled_leaves_the_weight_or_is_done(
-        self, make_registrar: Make, raw: Raw, routes: str, moment: int
-    ) -> None:
-        node = await make_registrar("a@h", applications=[running("web", "a@h", 5)])
-        draining = asyncio.create_task(node.drain("web"))
-        for _ in range(moment):
-            await asyncio.sleep(0)
-        cancelled = draining.cancel()
-        await asyncio.wait({draining})
-        expected = 5 if cancelled and draining.cancelled() else -1
-
-        async def is_so() -> bool:
-            stored = await raw.get(f"{routes}applications/web/a@h")
-            return stored is not None and decode_application_route(stored.value).weight == expected
-
-        await eventually(is_so)
-        await node.undrain("web")
-        assert (await node.pick("web", include_self=True)).weight == 5
-
     async def test_is_for_members(self, observer: Registrar) -> None:
         for call in (observer.drain, observer.undrain):
             with pytest.raises(RegistrarError, match="not registered"):
