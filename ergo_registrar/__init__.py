@@ -4,6 +4,7 @@ from ergo_registrar.core.config import ConfigSource
 from ergo_registrar.core.keys import ConfigLevel
 from ergo_registrar.core.session import State
 from ergo_registrar.errors import (
+    ConflictError,
     ConnectionFailedError,
     DecodeError,
     NoRouteError,
@@ -58,6 +59,7 @@ __all__ = [
     "ConfigLevel",
     "ConfigSource",
     "ConfigUpdate",
+    "ConflictError",
     "ConnectionFailedError",
     "DecodeError",
     "Event",

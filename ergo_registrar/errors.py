@@ -6,6 +6,7 @@
 from typing import Self
 
 __all__ = [
+    "ConflictError",
     "ConnectionFailedError",
     "DecodeError",
     "NoRouteError",
@@ -76,6 +77,24 @@ class TakenError(RegistrarError):
 
     def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
         return type(self), (self.node, self.cluster, self.remaining_ttl)
+
+
+class ConflictError(RegistrarError):
+    """What stands at a configuration key is not what the writer expected there. Nothing was written.
+
+    `key` is the key in etcd, `expected` what was given, `found` the text that stands there, None for nothing.
+    """
+
+    def __init__(self, key: str, expected: int | float | bool | str | None, found: str | None) -> None:
+        stands = "nothing stands there" if found is None else f"{_shortened(found)} stands there"
+        wanted = "nothing" if expected is None else _shortened(expected)
+        super().__init__(f"{key!r}: {stands}, where {wanted} was expected; look again, and decide anew")
+        self.key = key
+        self.expected = expected
+        self.found = found
+
+    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
+        return type(self), (self.key, self.expected, self.found)
 
 
 class NoRouteError(RegistrarError, LookupError):

@@ -6,11 +6,12 @@ from typing import Protocol, Self
 
 import msgspec
 
+from ergo_registrar.core.change import ConfigChange
 from ergo_registrar.core.config import ConfigSource
-from ergo_registrar.core.keys import check_name
+from ergo_registrar.core.keys import NODE_LEVELS, ConfigKey, ConfigLevel, check_name
 from ergo_registrar.core.registration import Publication
 from ergo_registrar.core.session import State
-from ergo_registrar.errors import NoRouteError, UnsupportedError
+from ergo_registrar.errors import NoRouteError, UnsupportedError, ValidationError
 from ergo_registrar.events import Event, Value
 from ergo_registrar.health import Health
 from ergo_registrar.options import Options
@@ -181,6 +182,66 @@ class Registrar:
         """Return what each of the four levels says about an item, the deciding order first to last."""
         self._runner.refuse_unread()
         return self._view.config.explain(check_name("item", item))
+
+    async def set_config(
+        self,
+        item: str,
+        value: Value,
+        *,
+        level: ConfigLevel,
+        node: str | None = None,
+        expect: Value | msgspec.UnsetType | None = msgspec.UNSET,
+    ) -> int:
+        """Put a configuration item at one level, and return the revision of etcd that this made.
+
+        `node` is for whom, at the two levels of a node; without it, for this one. `expect` is what must stand there:
+        a str is the exact text in etcd (`"int:5"`), an int, float or bool whatever text is read as it, None nothing.
+        Without it, whatever stands there is replaced. When it returns, and etcd's changes reach this registrar, the
+        new value can be read here too; elsewhere after `wait_revision`. Takes at most `request_timeout`.
+
+        Raises:
+            ValidationError: a name, the level or the value breaks a rule, or the value is a str that would be read back
+                as something else; nothing was sent.
+            ConflictError: what stands there is not as expected; nothing was written.
+            ConnectionFailedError: etcd refused, or could not be reached in time. Where it may have been written all
+                the same, the message says so.
+            RegistrarError: this registrar was not entered. TerminatedError: it is closed.
+
+        Cancelled, it may have been written, or may not.
+        """
+        if value is None:
+            raise ValidationError("value", value, "must be an int, a float, a bool or a str; unset_config deletes")
+        return await self._configure(item, value, level, node, expect)
+
+    async def unset_config(
+        self,
+        item: str,
+        *,
+        level: ConfigLevel,
+        node: str | None = None,
+        expect: Value | msgspec.UnsetType | None = msgspec.UNSET,
+    ) -> int:
+        """Delete a configuration item at one level, so that the next level that has it decides.
+
+        Return the revision of etcd as of which it is gone. One that is not there is no error, unless `expect` says
+        what should be. All else is as with `set_config`.
+        """
+        return await self._configure(item, None, level, node, expect)
+
+    async def _configure(
+        self,
+        item: str,
+        value: Value | None,
+        level: ConfigLevel,
+        node: str | None,
+        expect: Value | msgspec.UnsetType | None,
+    ) -> int:
+        self._runner.refuse_unread()
+        if node is None and level in NODE_LEVELS:
+            node = self._view.node
+        return await self._runner.attend(
+            self._runner.configure(ConfigChange(ConfigKey(level, item, node), value, expect))
+        )
 
     # Changes
 

@@ -38,7 +38,7 @@ ARROWS = {
     "runner": PARTS,
     "registrar": (*PARTS, "runner"),
     "": (*PARTS, "registrar"),
-    "cli": (*PUBLIC, "cli"),
+    "cli": (*PUBLIC, "core.change", "core.config", "core.keys", "etcd.configuration", "cli"),
     "testing": (*PUBLIC, "testing"),
 }
 IMPURE = {
