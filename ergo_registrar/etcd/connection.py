@@ -289,7 +289,7 @@ class Connection:
 
     def _unreachable(self, what: str, total: float, tried: dict[str, str]) -> BrokenError:
         each = "; ".join(f"{endpoint}: {reason}" for endpoint, reason in tried.items()) or "no endpoint was tried"
-        return BrokenError(f"{what}: etcd could not be reached within {total:g} s ({each})", tried)
+        return BrokenError(f"{what}: etcd could not be reached within {round(total, 2):g} s ({each})", tried)
 
 
 class _AttemptFailed(Exception):
