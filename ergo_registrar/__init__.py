@@ -9,6 +9,8 @@ from ergo_registrar.errors import (
     DecodeError,
     NoRouteError,
     RegistrarError,
+    SettingsError,
+    SettingsProblem,
     TakenError,
     TerminatedError,
     UnknownItemError,
@@ -43,6 +45,7 @@ from ergo_registrar.routes import (
     Route,
     Version,
 )
+from ergo_registrar.settings import LiveSettings
 from ergo_registrar.stats import Stats
 from ergo_registrar.subscription import Subscription
 
@@ -65,6 +68,7 @@ __all__ = [
     "Event",
     "EventsMissed",
     "Health",
+    "LiveSettings",
     "NoRouteError",
     "NodeJoined",
     "NodeLeft",
@@ -78,6 +82,8 @@ __all__ = [
     "RegistrarInfo",
     "Resolver",
     "Route",
+    "SettingsError",
+    "SettingsProblem",
     "State",
     "Stats",
     "Subscription",

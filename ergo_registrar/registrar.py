@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 import msgspec
 
@@ -11,16 +11,20 @@ from ergo_registrar.core.config import ConfigSource
 from ergo_registrar.core.keys import NODE_LEVELS, ConfigKey, ConfigLevel, check_name
 from ergo_registrar.core.registration import Publication
 from ergo_registrar.core.session import State
+from ergo_registrar.core.settings import Plan
 from ergo_registrar.errors import NoRouteError, UnsupportedError, ValidationError
-from ergo_registrar.events import Event, Value
+from ergo_registrar.events import ConfigUpdate, Event, Value
 from ergo_registrar.health import Health
 from ergo_registrar.options import Options
 from ergo_registrar.routes import ApplicationRoute, RegistrarInfo, Route, Version
 from ergo_registrar.runner import Runner
+from ergo_registrar.settings import LiveSettings
 from ergo_registrar.stats import Stats
 from ergo_registrar.subscription import DEFAULT_MAXSIZE, Hub, Subscription
 from ergo_registrar.version import VERSION
 from ergo_registrar.view import View
+
+T = TypeVar("T")
 
 
 class Resolver(Protocol):
@@ -182,6 +186,37 @@ class Registrar:
         """Return what each of the four levels says about an item, the deciding order first to last."""
         self._runner.refuse_unread()
         return self._view.config.explain(check_name("item", item))
+
+    async def settings(self, settings: type[T], *, prefix: str = "") -> T:
+        """Return an object of a msgspec Struct, a dataclass or a pydantic model, filled from the effective values.
+
+        Item `database.port` is for field `port` of the class of field `database`; with a `prefix` of "shop" that is
+        `shop.database.port`. Values are converted strictly, save that an int will do for a float; a str will do for
+        an Enum, a Literal and whatever else is written as text, such as a UUID. What no item gives, the class's
+        defaults do. Items that no field asks for are of no interest.
+
+        Raises:
+            SettingsError: the configuration does not fill it; with every problem at once.
+            ValidationError: it is no such class, or has a field that no configuration could fill.
+            RegistrarError: this registrar was not entered. TerminatedError: it is closed.
+        """
+        plan = Plan(settings, prefix)
+        self._runner.refuse_unread()
+        return plan.make(plan.find(self._view.config.source))
+
+    def bind(self, settings: type[T], *, prefix: str = "") -> LiveSettings[T]:
+        """Return settings that follow the configuration, in `async with`, which raises what `settings` raises.
+
+        `ValidationError` is raised at once. The registrar must be entered before they are.
+        """
+        return LiveSettings(Plan(settings, prefix), self._source, self._updates)
+
+    def _updates(self) -> Subscription:
+        self._runner.refuse_unread()
+        return self.subscribe(ConfigUpdate)
+
+    def _source(self, item: str) -> ConfigSource | None:
+        return self._view.config.source(item)  # of the mirror that there is then
 
     async def set_config(
         self,

@@ -19,7 +19,20 @@ ALL_PYTHON = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), ROOT / "noxfile
 
 # What each part may import of the package. The names are prefixes: "etcd" stands for all of etcd/.
 VALUES = ("routes", "errors", "events")
-PARTS = (*VALUES, "core", "options", "stats", "subscription", "version", "view", "etcd", "clock", "forks", "health")
+PARTS = (
+    *VALUES,
+    "core",
+    "options",
+    "stats",
+    "subscription",
+    "version",
+    "view",
+    "etcd",
+    "clock",
+    "forks",
+    "health",
+    "settings",
+)
 PUBLIC = ("", *VALUES, "options", "core.edf", "core.values", "etcd.server")  # "" is the package itself
 ARROWS = {
     "routes": (),
@@ -33,6 +46,7 @@ ARROWS = {
     "core": (*VALUES, "core"),
     "options": ("core", "errors", "routes"),
     "subscription": ("events", "errors", "forks", "stats"),
+    "settings": ("core", "errors", "subscription"),
     "view": (*VALUES, "core", "clock", "options", "stats", "subscription"),
     "etcd": (*VALUES, "core", "clock", "options", "stats", "etcd"),
     "runner": PARTS,

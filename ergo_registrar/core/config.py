@@ -182,6 +182,12 @@ class ConfigMirror:
             return dict(self._effective)
         return {item: self._effective[item] for item in wanted if item in self._effective}
 
+    def source(self, item: str) -> ConfigSource | None:
+        """Return what the deciding level says about an item, None where no level has it."""
+        return (
+            next((source for source in self.explain(item) if source.winner), None) if item in self._effective else None
+        )
+
     def explain(self, item: str) -> tuple[ConfigSource, ...]:
         """Return what each of the four levels says about an item, the highest first.
 
