@@ -61,8 +61,7 @@ class LiveSettings(Generic[T]):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._updates is not None and self._task is not None:
-            self._updates.close()
-            self._task.cancel()
+            self._updates.close()  # which ends the task
             await asyncio.wait({self._task})
 
     @property

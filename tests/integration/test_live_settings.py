@@ -257,6 +257,7 @@ class TestEnding:
         async with registrar.bind(Settings) as live:
             waiting = asyncio.create_task(live.changed())
             await asyncio.sleep(0)
+        assert all(task.get_name() != "ergo_registrar settings" for task in asyncio.all_tasks())
         with pytest.raises(TerminatedError, match="have ended"):
             await waiting
 
