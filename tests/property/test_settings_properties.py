@@ -43,8 +43,11 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
 }
 
 
-def shapes() -> st.SearchStrategy[Shape]:
-    leaf: st.SearchStrategy[Any] = st.sampled_from(list(VALUES))
+COMMON = tuple(kind for kind in VALUES if kind not in (Literal[1, 2], Number))  # for which pydantic takes 1.0, too
+
+
+def shapes(leaves: tuple[Any, ...] = tuple(VALUES)) -> st.SearchStrategy[Shape]:
+    leaf: st.SearchStrategy[Any] = st.sampled_from(leaves)
     names = st.sampled_from("abcdef")
     nested = st.recursive(leaf, lambda inner: st.dictionaries(names, inner, max_size=3), max_leaves=6)
     return st.dictionaries(names, nested, max_size=4).map(ordered)
@@ -122,7 +125,7 @@ TEXTS = ["", "a", "5", "int:5", "int:1", "float:1", "float:0.5", "float:inf", "b
 
 @given(st.data())
 def test_all_kinds_find_the_same_problems_and_raise_nothing_else(data: st.DataObject) -> None:
-    shape = data.draw(shapes())
+    shape = data.draw(shapes(COMMON))
     names = sorted({*flattened(shape), *("a", "a.b", "c", "zz")})
     items = data.draw(st.dictionaries(st.sampled_from(names), st.sampled_from(TEXTS) | texts))
     found: list[Any] = []
