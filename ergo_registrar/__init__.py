@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from ergo_registrar.core.keys import ConfigLevel
     from ergo_registrar.core.session import State
     from ergo_registrar.errors import (
+        ConflictError,
         ConnectionFailedError,
         DecodeError,
         NoRouteError,
         RegistrarError,
+        SettingsError,
+        SettingsProblem,
         TakenError,
         TerminatedError,
         UnknownItemError,
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
         Route,
         Version,
     )
+    from ergo_registrar.settings import LiveSettings
     from ergo_registrar.stats import Stats
     from ergo_registrar.subscription import Subscription
 
@@ -72,11 +76,13 @@ __all__ = [
     "ConfigLevel",
     "ConfigSource",
     "ConfigUpdate",
+    "ConflictError",
     "ConnectionFailedError",
     "DecodeError",
     "Event",
     "EventsMissed",
     "Health",
+    "LiveSettings",
     "NoRouteError",
     "NodeJoined",
     "NodeLeft",
@@ -90,6 +96,8 @@ __all__ = [
     "RegistrarInfo",
     "Resolver",
     "Route",
+    "SettingsError",
+    "SettingsProblem",
     "State",
     "Stats",
     "Subscription",
@@ -106,7 +114,7 @@ __all__ = [
 # Where the names come from, what needs little first: who asks for `Options` alone need not wait for gRPC.
 _HOMES = (
     *("errors", "routes", "events", "core.keys", "core.config", "core.session", "options", "health", "stats"),
-    *("subscription", "registrar"),
+    *("subscription", "settings", "registrar"),
 )
 
 

@@ -3,13 +3,19 @@
 `RegistrarError` is the base of all. Each message says what was wrong, where, and what would be right.
 """
 
+from collections.abc import Iterable
 from typing import Self
 
+import msgspec
+
 __all__ = [
+    "ConflictError",
     "ConnectionFailedError",
     "DecodeError",
     "NoRouteError",
     "RegistrarError",
+    "SettingsError",
+    "SettingsProblem",
     "TakenError",
     "TerminatedError",
     "UnknownItemError",
@@ -54,6 +60,38 @@ class ConnectionFailedError(RegistrarError):
         self.endpoints: dict[str, str] = endpoints or {}
 
 
+class SettingsProblem(msgspec.Struct, frozen=True):
+    """What is wrong with one item of the configuration, or, without a level, with what the items make together.
+
+    `item` is its name, empty for the whole. `level` (1 to 4) is the one that decides, and `raw` the text there; None
+    where no level has it. `expected` is the type, or the values, that would be right, `reason` why this is not.
+    """
+
+    item: str
+    level: int | None
+    raw: str | None
+    expected: str
+    reason: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.item}: " if self.item else ""
+        found = "" if self.raw is None else f", not {_shortened(self.raw)} of level {self.level}"
+        return f"{where}expected {self.expected}{found}" + (f"; {self.reason}" if self.reason else "")
+
+
+class SettingsError(RegistrarError):
+    """The configuration does not fill a settings class. `problems` has all that is wrong with it, by field."""
+
+    def __init__(self, settings: str, problems: Iterable[SettingsProblem]) -> None:
+        self.settings = settings
+        self.problems: tuple[SettingsProblem, ...] = tuple(problems)
+        each = "".join(f"\n  {problem}" for problem in self.problems)
+        super().__init__(f"the configuration does not make valid {settings}:{each}")
+
+    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
+        return type(self), (self.settings, self.problems)
+
+
 class TakenError(RegistrarError):
     """Another process holds this node name in this cluster (Ergo: `gen.ErrTaken`).
 
@@ -77,6 +115,24 @@ class TakenError(RegistrarError):
 
     def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
         return type(self), (self.node, self.cluster, self.remaining_ttl)
+
+
+class ConflictError(RegistrarError):
+    """What stands at a configuration key is not what the writer expected there. Nothing was written.
+
+    `key` is the key in etcd, `expected` what was given, `found` the text that stands there, None for nothing.
+    """
+
+    def __init__(self, key: str, expected: int | float | bool | str | None, found: str | None) -> None:
+        stands = "nothing stands there" if found is None else f"{_shortened(found)} stands there"
+        wanted = "nothing" if expected is None else _shortened(expected)
+        super().__init__(f"{key!r}: {stands}, where {wanted} was expected; look again, and decide anew")
+        self.key = key
+        self.expected = expected
+        self.found = found
+
+    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
+        return type(self), (self.key, self.expected, self.found)
 
 
 class NoRouteError(RegistrarError, LookupError):

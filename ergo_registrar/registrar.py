@@ -2,23 +2,30 @@
 
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
+import msgspec
+
+from ergo_registrar.core.change import ConfigChange
 from ergo_registrar.core.config import ConfigSource
 from ergo_registrar.core.filter import described
-from ergo_registrar.core.keys import check_name
+from ergo_registrar.core.keys import NODE_LEVELS, ConfigKey, ConfigLevel, check_name
 from ergo_registrar.core.registration import Publication
 from ergo_registrar.core.session import State
+from ergo_registrar.core.settings import Plan
 from ergo_registrar.errors import NoRouteError, UnsupportedError, ValidationError
-from ergo_registrar.events import Event, Value
+from ergo_registrar.events import ConfigUpdate, Event, Value
 from ergo_registrar.health import Health
 from ergo_registrar.options import Options, check_seconds
 from ergo_registrar.routes import ApplicationRoute, ApplicationState, RegistrarInfo, Route, Version
 from ergo_registrar.runner import Runner
+from ergo_registrar.settings import LiveSettings
 from ergo_registrar.stats import RequestListener, Stats
 from ergo_registrar.subscription import DEFAULT_MAXSIZE, Hub, Subscription
 from ergo_registrar.version import VERSION
 from ergo_registrar.view import View
+
+T = TypeVar("T")
 
 
 class Resolver(Protocol):
@@ -261,6 +268,97 @@ class Registrar:
         """Return what each of the four levels says about an item, the deciding order first to last."""
         self._runner.refuse_unread()
         return self._view.config.explain(check_name("item", item))
+
+    async def settings(self, settings: type[T], *, prefix: str = "") -> T:
+        """Return an object of a msgspec Struct, a dataclass or a pydantic model, filled from the effective values.
+
+        Item `database.port` is for field `port` of the class of field `database`; with a `prefix` of "shop" that is
+        `shop.database.port`. Values are converted strictly, save that an int will do for a float; a str will do for
+        an Enum, a Literal and whatever else is written as text, such as a UUID. What no item gives, the class's
+        defaults do. Items that no field asks for are of no interest.
+
+        Raises:
+            SettingsError: the configuration does not fill it; with every problem at once.
+            ValidationError: it is no such class, or has a field that no configuration could fill.
+            RegistrarError: this registrar was not entered. TerminatedError: it is closed.
+        """
+        plan = Plan(settings, prefix)
+        self._runner.refuse_unread()
+        return plan.make(plan.find(self._view.config.source))
+
+    def bind(self, settings: type[T], *, prefix: str = "") -> LiveSettings[T]:
+        """Return settings that follow the configuration, in `async with`, which raises what `settings` raises.
+
+        `ValidationError` is raised at once. The registrar must be entered before they are.
+        """
+        return LiveSettings(Plan(settings, prefix), self._source, self._updates)
+
+    def _updates(self) -> Subscription:
+        self._runner.refuse_unread()
+        return self.subscribe(ConfigUpdate)
+
+    def _source(self, item: str) -> ConfigSource | None:
+        return self._view.config.source(item)  # of the mirror that there is then
+
+    async def set_config(
+        self,
+        item: str,
+        value: Value,
+        *,
+        level: ConfigLevel,
+        node: str | None = None,
+        expect: Value | msgspec.UnsetType | None = msgspec.UNSET,
+    ) -> int:
+        """Put a configuration item at one level, and return the revision of etcd that this made.
+
+        `node` is for whom, at the two levels of a node; without it, for this one. `expect` is what must stand there:
+        a str is the exact text in etcd (`"int:5"`), an int, float or bool whatever text is read as it, None nothing.
+        Without it, whatever stands there is replaced. When it returns, and etcd's changes reach this registrar, the
+        new value can be read here too; elsewhere after `wait_revision`. Takes at most `request_timeout`.
+
+        Raises:
+            ValidationError: a name, the level or the value breaks a rule, or the value is a str that would be read back
+                as something else; nothing was sent.
+            ConflictError: what stands there is not as expected; nothing was written.
+            ConnectionFailedError: etcd refused, or could not be reached in time. Where it may have been written all
+                the same, the message says so.
+            RegistrarError: this registrar was not entered. TerminatedError: it is closed.
+
+        Cancelled, it may have been written, or may not.
+        """
+        if value is None:
+            raise ValidationError("value", value, "must be an int, a float, a bool or a str; unset_config deletes")
+        return await self._configure(item, value, level, node, expect)
+
+    async def unset_config(
+        self,
+        item: str,
+        *,
+        level: ConfigLevel,
+        node: str | None = None,
+        expect: Value | msgspec.UnsetType | None = msgspec.UNSET,
+    ) -> int:
+        """Delete a configuration item at one level, so that the next level that has it decides.
+
+        Return the revision of etcd as of which it is gone. One that is not there is no error, unless `expect` says
+        what should be. All else is as with `set_config`.
+        """
+        return await self._configure(item, None, level, node, expect)
+
+    async def _configure(
+        self,
+        item: str,
+        value: Value | None,
+        level: ConfigLevel,
+        node: str | None,
+        expect: Value | msgspec.UnsetType | None,
+    ) -> int:
+        self._runner.refuse_unread()
+        if node is None and level in NODE_LEVELS:
+            node = self._view.node
+        return await self._runner.attend(
+            self._runner.configure(ConfigChange(ConfigKey(level, item, node), value, expect))
+        )
 
     # Changes
 

@@ -18,10 +18,12 @@ import anyio
 import anyio.abc
 
 from ergo_registrar.clock import now
+from ergo_registrar.core.change import ConfigChange
 from ergo_registrar.core.records import Record
 from ergo_registrar.core.registration import Publication
 from ergo_registrar.core.session import Announcement, Input, State, advance
 from ergo_registrar.errors import ConnectionFailedError, RegistrarError, TerminatedError
+from ergo_registrar.etcd.configuration import Configuration
 from ergo_registrar.etcd.connection import Connection
 from ergo_registrar.etcd.lease import Registration
 from ergo_registrar.etcd.shield import finish, was_cancelled
@@ -287,6 +289,20 @@ class Runner:
             raise ConnectionFailedError(
                 f"etcd did not prove within {timeout:g} s that all up to revision {revision} is known here: {known}"
             ) from None
+
+    async def configure(self, change: ConfigChange) -> int:
+        """Change one item of the configuration, and wait until that is known here, too, if it is of this node."""
+        assert self._session is not None  # else the cluster is not known, which the caller looked at
+        at = change.at
+        ends = self._clock() + self._options.request_timeout
+        revision = await Configuration(self._session.connection, self._options, clock=self._clock).change(change)
+        if at.level in self._view.levels and at.node in (None, self._view.node):
+            left = ends - self._clock() if self.state is State.CONNECTED else 0.0
+            with contextlib.suppress(TimeoutError):  # it stands in etcd, so a slow watch is no error
+                async with asyncio.timeout(left):
+                    while not self._view.config.reflects(at.level, at.item, revision, gone=change.value is None):
+                        await self._view.progress()
+        return revision
 
     def refuse_unread(self) -> None:
         """Raise unless the cluster was read, so that there is something to answer from."""

@@ -6,7 +6,7 @@ A change is committed to the mirrors before it is published, and never waits for
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Never
 
 from ergo_registrar.clock import now
@@ -65,6 +65,11 @@ class View:
     def prefixes(self) -> tuple[bytes, ...]:
         """What to read and watch: the routes of the own cluster, and each level of the own configuration."""
         return (self._routes, *self._levels)
+
+    @property
+    def levels(self) -> Collection[ConfigLevel]:
+        """The levels of configuration that are read and watched."""
+        return self._levels.values()
 
     def listed(self, revision: int, found: dict[bytes, list[Record]], asked: float) -> None:
         """Take the whole of every prefix, as asked for at that time, and tell how it differs from what was known."""

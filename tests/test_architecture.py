@@ -37,6 +37,7 @@ PARTS = (
     "forks",
     "health",
     "logs",
+    "settings",
 )
 PUBLIC = ("", *VALUES, "options", "core.edf", "core.values", "etcd.server")  # "" is the package itself
 ARROWS = {
@@ -60,8 +61,9 @@ ARROWS = {
     "": (*PARTS, "registrar"),
     "otel": ("", "version"),
     "admin": (*VALUES, "core", "clock", "options", "stats", "etcd", "admin"),
-    "cli": (*PUBLIC, "admin", "children", "cli"),
+    "cli": (*PUBLIC, "admin", "children", "core.change", "core.config", "core.keys", "etcd.configuration", "cli"),
     "testing": (*PUBLIC, "core.keys", "etcd.operator", "testing"),
+    "settings": ("core", "errors", "subscription"),
 }
 IMPURE = {
     *("aetcd", "anyio", "asyncio", "concurrent", "datetime", "grpc", "io", "logging", "multiprocessing", "os"),

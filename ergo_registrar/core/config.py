@@ -92,19 +92,20 @@ def read_entries(prefix: bytes, records: Iterable[Record]) -> tuple[dict[str, Co
             item = parse_config_key(prefix, record.key)
             entries[item] = None  # which stands when the value cannot be read
             if record.value is not None:
-                text = _text(record.value)
-                entries[item] = ConfigEntry(text, parse_value(text), record.mod_revision)
+                entries[item] = read_entry(record)
         except DecodeError as error:
             if record.value is not None:  # a key that goes is not left out of anything
                 skipped.append(Skipped(record.key, str(error)))
     return entries, skipped
 
 
-def _text(value: bytes) -> str:
+def read_entry(record: Record) -> ConfigEntry:
+    """Return what a record that is there says. Raises DecodeError."""
     try:
-        return value.decode()
+        text = (record.value or b"").decode()
     except UnicodeDecodeError as error:
         raise DecodeError(f"byte {error.start}: a configuration value should be UTF-8") from None
+    return ConfigEntry(text, parse_value(text), record.mod_revision)
 
 
 class ConfigMirror:
@@ -117,6 +118,7 @@ class ConfigMirror:
         self._prefixes = config_prefixes(cluster, node)
         self._levels: dict[ConfigLevel, dict[str, ConfigEntry]] = {level: {} for level in self._prefixes}
         self._effective: dict[str, Value] = {}
+        self._changed: dict[ConfigLevel, int] = {}  # the last revision that went in
 
     def snapshot(
         self,
@@ -133,6 +135,7 @@ class ConfigMirror:
         skipped: list[Skipped] = []
         for level, prefix in self._prefixes.items():
             entries, skipped_here = read_entries(prefix, listing.get(level, ()))
+            self._changed[level] = revision
             self._levels[level] = {item: entry for item, entry in entries.items() if entry is not None}
             skipped += skipped_here
         before = self._effective if previous is None else previous
@@ -141,7 +144,7 @@ class ConfigMirror:
 
     def batch(self, level: ConfigLevel, records: Sequence[Record], revision: int) -> Step:
         """Take all changes that one revision made at one level."""
-        self.revision = revision
+        self.revision = self._changed[level] = revision
         changed, skipped = read_entries(self._prefixes[level], records)
         before: dict[str, Value] = {}
         after: dict[str, Value] = {}
@@ -156,6 +159,10 @@ class ConfigMirror:
                 after[item] = self._levels[decides][item].value
         self._effective |= after
         return Step(differences(before, after, self._levels, revision), skipped)
+
+    def reflects(self, level: ConfigLevel, item: str, revision: int, *, gone: bool) -> bool:
+        """Say whether an item that was put, or deleted, at a level and a revision is so here, or has changed since."""
+        return self._changed.get(level, 0) >= revision or (gone and item not in self._levels[level])
 
     def value(self, item: str) -> Value:
         """Return the effective value of an item. Raises UnknownItemError where no level has it."""
@@ -178,6 +185,12 @@ class ConfigMirror:
     def size(self) -> int:
         """Return how many items have an effective value."""
         return len(self._effective)
+
+    def source(self, item: str) -> ConfigSource | None:
+        """Return what the deciding level says about an item, None where no level has it."""
+        return (
+            next((source for source in self.explain(item) if source.winner), None) if item in self._effective else None
+        )
 
     def explain(self, item: str) -> tuple[ConfigSource, ...]:
         """Return what each of the four levels says about an item, the highest first.

@@ -38,12 +38,23 @@ class ConfigLevel(IntEnum):
     GLOBAL = 4
 
 
+NODE_LEVELS = (ConfigLevel.CROSS_CLUSTER_NODE, ConfigLevel.CLUSTER_NODE)
+"""The levels that are of one node."""
+
 _CONFIG_PREFIXES = {
     ConfigLevel.CROSS_CLUSTER_NODE: "services/ergo/config/{cluster}/{node}/",
     ConfigLevel.CLUSTER_NODE: "services/ergo/cluster/{cluster}/config/{node}/",
     ConfigLevel.CLUSTER: "services/ergo/cluster/{cluster}/config/*/",
     ConfigLevel.GLOBAL: "services/ergo/config/global/",
 }
+
+
+class ConfigKey(msgspec.Struct, frozen=True):
+    """Where an item stands: at which level, and for which node at the two levels of a node, else None."""
+
+    level: ConfigLevel
+    item: str
+    node: str | None = None
 
 
 class NodeKey(msgspec.Struct, frozen=True):
@@ -110,7 +121,7 @@ def config_prefix(level: ConfigLevel, cluster: str, node: str | None) -> bytes:
     `node` is needed for the two levels of a node; the others do not look at it.
     """
     check_name("cluster", cluster)
-    if level in (ConfigLevel.CROSS_CLUSTER_NODE, ConfigLevel.CLUSTER_NODE):
+    if level in NODE_LEVELS:
         check_node_name("node", node)
     return _CONFIG_PREFIXES[level].format(cluster=cluster, node=node).encode()
 
@@ -127,6 +138,17 @@ def config_prefixes(cluster: str, node: str | None) -> dict[ConfigLevel, bytes]:
 def config_key(level: ConfigLevel, cluster: str, node: str | None, item: str) -> bytes:
     """Return the key of an item at one level, `node` as in `config_prefix`. Raises ValidationError."""
     return config_prefix(level, cluster, node) + check_name("item", item).encode()
+
+
+def cluster_config_prefixes(cluster: str) -> tuple[bytes, ...]:
+    """Return what the keys of all configuration of a cluster begin with, that of every node, and the global one."""
+    check_name("cluster", cluster)
+    every = (
+        f"services/ergo/config/{cluster}/",
+        f"services/ergo/cluster/{cluster}/config/",
+        "services/ergo/config/global/",
+    )
+    return tuple(prefix.encode() for prefix in dict.fromkeys(every))  # a cluster may be called "global"
 
 
 def prefix_end(prefix: bytes) -> bytes:
@@ -157,6 +179,22 @@ def parse_config_key(prefix: bytes, key: bytes) -> str:
         case [item]:
             return item
     raise DecodeError(f"key {key!r} should name one item behind {prefix!r}")
+
+
+def parse_cluster_config_key(cluster: str, key: bytes) -> ConfigKey:
+    """Return where a key stands that begins with one of `cluster_config_prefixes`. Raises DecodeError."""
+    match _names(b"services/ergo/", key):
+        case ["config", "global", item]:
+            return ConfigKey(ConfigLevel.GLOBAL, item)
+        case ["config", name, node, item] if name == cluster and node != _ANY_NODE:
+            return ConfigKey(ConfigLevel.CROSS_CLUSTER_NODE, item, node)
+        case ["cluster", name, "config", node, item] if name == cluster:
+            return (
+                ConfigKey(ConfigLevel.CLUSTER, item)
+                if node == _ANY_NODE
+                else ConfigKey(ConfigLevel.CLUSTER_NODE, item, node)
+            )
+    raise DecodeError(f"key {key!r} should name an item at one level of the configuration of cluster {cluster!r}")
 
 
 def _names(prefix: bytes, key: bytes) -> list[str]:

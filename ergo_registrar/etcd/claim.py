@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -21,15 +21,14 @@ from aetcd import transactions
 
 from ergo_registrar.core import keys
 from ergo_registrar.core.records import Record
-from ergo_registrar.core.registration import MOST_BYTES, Publication
+from ergo_registrar.core.registration import Publication
 from ergo_registrar.errors import RegistrarError, TakenError
-from ergo_registrar.etcd.client import hangs_on, is_absent
+from ergo_registrar.etcd.client import hangs_on, is_absent, parts
 from ergo_registrar.etcd.connection import Connection, LeaseGoneError
 from ergo_registrar.logs import about
 
 _log = logging.getLogger(__name__)
 
-_OPERATIONS = 100  # in one transaction; etcd takes 128 (--max-txn-ops)
 _MARKER_TTL = 60  # seconds a departure marker stands: long enough for a process that reads the cluster anew
 _LATE_GRANT = (0.02, 0.05, 0.1, 0.2)  # seconds in which a grant that was cancelled may still arrive in etcd
 _MOST_LEASES = 16  # remembered; one that failed to carry anything is long over when that many came after it
@@ -137,7 +136,7 @@ class Claim:
     async def _put(self, lease: Lease, strays: Iterable[bytes], timeout: float | None) -> None:
         deletes = [transactions.Delete(key) for key in strays if key not in self.wanted]
         puts = [transactions.Put(key, value, lease.id) for key, value in self.wanted.items()]
-        first, *others = _parts([*puts, *deletes])
+        first, *others = parts([*puts, *deletes])
         look = [transactions.Get(self._node_key)]
         guard = is_absent(self._node_key)
         while True:
@@ -265,17 +264,3 @@ class Claim:
             seconds = await self._connection.call("look", lambda c: c.remaining(lease))
             left = max(0.0, float(seconds))
         return TakenError(self.node, self._cluster, left)
-
-
-def _parts(operations: Iterable[Any]) -> Iterator[list[Any]]:
-    """Cut operations into as few transactions as etcd takes, by number and by bytes."""
-    part: list[Any] = []
-    size = 0
-    for operation in operations:
-        added = len(operation.key) + len(getattr(operation, "value", b""))
-        if part and (len(part) == _OPERATIONS or size + added > MOST_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(operation)
-        size += added
-    yield part

@@ -9,21 +9,31 @@ import contextlib
 import re
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import aetcd
 import anyio
 import grpc
 from aetcd import rpc, transactions
 
+from ergo_registrar.core.registration import MOST_BYTES
 from ergo_registrar.errors import ConnectionFailedError
 from ergo_registrar.options import TLS, Options
 
 _WITH_LEADER = ("hasleader", "true")  # on every call: a member that lost its leader then says so, at once
 
+_OPERATIONS = 100  # in one transaction; etcd takes 128 (--max-txn-ops)
 MESSAGE_LIMIT = 32 * 1024 * 1024  # bytes; gRPC's own is 4 MiB, etcd's largest key-value pair is under 2 MiB
+
+
+class _Keyed(Protocol):
+    @property
+    def key(self) -> bytes: ...
+
+
+T = TypeVar("T", bound=_Keyed)
 
 
 class _LeaseCompare(transactions.BaseCompare):  # type: ignore[misc]  # aetcd is untyped
@@ -50,6 +60,25 @@ def progress_comes_last(version: str) -> bool:
     """
     numbers = [int(part) for part in re.findall(r"\d+", version)[:3]]
     return numbers >= [3, 5, 8] or [3, 4, 25] <= numbers < [3, 5]
+
+
+def is_unchanged(key: bytes, since: int) -> Any:
+    """Return the compare that holds while `key` is as a revision left it. 0 is a key that is not there."""
+    return transactions.Mod(key) == since
+
+
+def parts(operations: Iterable[T]) -> Iterator[list[T]]:
+    """Cut what has a key, and may have a value, into as few transactions as etcd takes, by number and by bytes."""
+    part: list[T] = []
+    size = 0
+    for operation in operations:
+        added = len(operation.key) + len(getattr(operation, "value", None) or b"")
+        if part and (len(part) == _OPERATIONS or size + added > MOST_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(operation)
+        size += added
+    yield part
 
 
 class Client:

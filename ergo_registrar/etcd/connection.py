@@ -337,7 +337,7 @@ class Connection:
     def _unreachable(self, what: str, total: float, tried: dict[str, str]) -> BrokenError:
         each = "; ".join(f"{endpoint}: {reason}{_hint(reason)}" for endpoint, reason in tried.items())
         return BrokenError(
-            f"{what}: etcd could not be reached within {total:g} s ({each or 'no endpoint was tried'})", tried
+            f"{what}: etcd could not be reached within {round(total, 2):g} s ({each or 'no endpoint was tried'})", tried
         )
 
 

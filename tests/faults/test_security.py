@@ -18,6 +18,7 @@ from anyio.from_thread import start_blocking_portal
 
 from ergo_registrar import (
     TLS,
+    ConfigLevel,
     ConnectionFailedError,
     NodeLeft,
     Options,
@@ -28,6 +29,7 @@ from ergo_registrar import (
     TerminatedError,
 )
 from ergo_registrar.etcd.client import Client
+from ergo_registrar.etcd.configuration import configuration
 from ergo_registrar.etcd.server import LocalEtcd, ServerTLS
 from ergo_registrar.testing.proxy import FaultProxy
 from tests.faults.support import CLUSTER, LOAD, ROOT, SECRET
@@ -171,7 +173,7 @@ def documented(role: str) -> list[tuple[str, str]]:
     return found
 
 
-MEMBER, OBSERVER = documented("member"), documented("observer")
+MEMBER, OBSERVER, OPERATOR = documented("member"), documented("observer"), documented("operator")
 
 
 @contextlib.asynccontextmanager
@@ -179,7 +181,7 @@ async def with_the_documented_roles() -> AsyncIterator[str]:
     async with LocalEtcd() as etcd:
         for command in (f"user add {ROOT}", "user grant-role root root"):
             await etcdctl(etcd.endpoint, *command.split())
-        for user, role in (("member", MEMBER), ("observer", OBSERVER)):
+        for user, role in (("member", MEMBER), ("observer", OBSERVER), ("operator", OPERATOR)):
             await etcdctl(etcd.endpoint, "role", "add", user)
             await etcdctl(etcd.endpoint, "user", "add", f"{user}:{SECRET}")
             await etcdctl(etcd.endpoint, "user", "grant-role", user, user)
@@ -246,6 +248,27 @@ class TestARole:
             await settled(root, observer)
             assert await observer.nodes() == []
             assert await observer.config_item("item0") == 7
+
+    async def test_as_documented_is_enough_for_an_operator(self, strict: str, root: Raw) -> None:
+        """Write and delete at each level; the others may not, and are told which key."""
+        levels = {level: "a@h" if level in (1, 2) else None for level in ConfigLevel}
+        async with Registrar(options_of("operator", strict)) as operator:
+            for level, node in levels.items():
+                await operator.set_config("item", level, level=level, node=node, expect=None)
+            async with configuration(options_of("operator", strict)) as stored:
+                assert len((await stored.listing()).entries) == 4
+            for level, node in levels.items():
+                await operator.unset_config("item", level=level, node=node, expect=int(level))
+        assert await root.under("services/ergo/config/") == {}
+        async with Registrar(options_of("member", strict), node="a@h") as member:
+            for source in await member.explain("item"):
+                await root.put(str(source.key), "x")
+                with pytest.raises(ConnectionFailedError, match="permission denied") as failed:
+                    await member.set_config("item", 1, level=source.level)
+                assert f"put '{source.key}'" in str(failed.value)
+                with pytest.raises(ConnectionFailedError, match="permission denied") as failed:
+                    await member.unset_config("item", level=source.level)
+                assert f"delete '{source.key}'" in str(failed.value)
 
     async def test_that_names_the_keys_one_by_one_is_enough_too(self, strict: str, root: Raw) -> None:
         """The stricter one of the page: a member may write nothing but its own keys."""
