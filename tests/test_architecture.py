@@ -166,6 +166,18 @@ def test_only_otel_knows_opentelemetry() -> None:
     assert knowing == {"otel"}
 
 
+def test_requests_are_named_by_few_words() -> None:
+    """A metric counts them by that name: what is put together from keys belongs into `key`."""
+    made = [
+        place(path, node.lineno)
+        for path in (PACKAGE / "etcd").rglob("*.py")
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("connection.call")
+        if isinstance(node.args[0], ast.JoinedStr)
+    ]
+    assert made == []
+
+
 def test_only_the_client_reaches_into_aetcd() -> None:
     """A private name of another object is touched only where it is defined, or, of aetcd, in etcd/client.py."""
     reaching = []
