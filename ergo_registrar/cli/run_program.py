@@ -139,7 +139,8 @@ class Life:
                     where = ", ".join(f"{route.host}:{route.port}" for route in self._routes)
                     complain(f"not published: the program accepts no connections at {where}. Still trying")
                     await self._accepting()
-            for route in self._applications:
+        for route in self._applications:  # not cancelled by a stop: that would take back what is being published
+            if self._draining is None:
                 await self._insist(partial(self._registrar.register_application_route, route))
 
     async def _accepting(self) -> None:
