@@ -17,10 +17,11 @@ def main() -> int:
 
         app(prog_name="ergo-registrar")
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich"):
+        if error.name not in ("typer", "rich", "yaml"):
             raise
         print(
-            "ergo-registrar: the command line needs typer, which is not installed: pip install 'ergo-registrar[cli]'",
+            f"ergo-registrar: the command line needs {error.name}, which is not installed: "
+            "pip install 'ergo-registrar[cli]'",
             file=sys.stderr,
         )
         return 1

@@ -7,6 +7,7 @@ import typer
 
 from ergo_registrar import Registrar
 from ergo_registrar.cli.apps import apps
+from ergo_registrar.cli.config import config
 from ergo_registrar.cli.demo import demo
 from ergo_registrar.cli.doctor import doctor
 from ergo_registrar.cli.etcd import etcd
@@ -64,3 +65,4 @@ app.command()(resolve)
 app.command()(watch)
 app.command()(top)
 app.command(context_settings={"allow_interspersed_args": False})(run)
+app.add_typer(config)
