@@ -3,7 +3,7 @@
 import math
 
 import yaml
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from ergo_registrar import RegistrarError, Value
@@ -107,5 +107,7 @@ def test_a_file_made_from_etcd_changes_nothing(levels: dict[ConfigLevel, dict[st
 
 
 @given(text=texts.filter(is_value))
+@example(text="\x85")  # what PyYAML itself writes of it, it reads as a space
+@example(text="1e3")
 def test_what_is_written_means_the_same_to_who_reads_yaml_1_1(text: str) -> None:
     assert yaml.safe_load(write({"global": {"item": text}}, "yaml")) == {"global": {"item": text}}
