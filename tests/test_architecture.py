@@ -61,7 +61,7 @@ ARROWS = {
     "": (*PARTS, "registrar"),
     "otel": ("", "version"),
     "admin": (*VALUES, "core", "clock", "options", "stats", "etcd", "admin"),
-    "cli": (*PUBLIC, "admin", "children", "core.change", "core.config", "core.keys", "etcd.configuration", "cli"),
+    "cli": (*PUBLIC, "admin", "children", "core", "cli"),
     "testing": (*PUBLIC, "core.keys", "etcd.operator", "testing"),
     "settings": ("core", "errors", "subscription"),
 }

@@ -93,7 +93,9 @@ class Configuration:
         what = f"{'delete' if writes[0].value is None else 'put'} {writes[0].key.decode()!r}{others}"
         in_doubt = False  # an answer was lost
         while (left := ends - self._clock()) > 0:
-            revision, found = await self._connection.call(what, lambda c: _stand(c, writes), timeout=left)
+            revision, found = await self._connection.call(
+                "configure", lambda c: _stand(c, writes), key=writes[0].key, timeout=left
+            )
             try:
                 for write, record in zip(writes, found, strict=True):
                     write.refuse(record.value)
@@ -111,7 +113,9 @@ class Configuration:
             guards = [is_unchanged(record.key, record.mod_revision) for record in found]
             commit = _Commit(guards, operations)
             try:
-                done = await self._connection.call(what, commit, timeout=max(0.0, ends - self._clock()))
+                done = await self._connection.call(
+                    "configure", commit, key=writes[0].key, timeout=max(0.0, ends - self._clock())
+                )
             except BrokenError as error:
                 doubt = "; it may have been done all the same, so read it back" if commit.sent else ""
                 raise BrokenError(f"{error}{doubt}", error.endpoints) from error

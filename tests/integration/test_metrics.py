@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from ergo_registrar import NodeJoined, Options, Registrar, State
+from ergo_registrar import ConfigLevel, NodeJoined, Options, Registrar, State
 from ergo_registrar.otel import instrument
 from ergo_registrar.testing.proxy import FaultProxy
 from tests.integration.metering import OF_ALL, exported, kind_of, points, rows
@@ -70,6 +70,8 @@ class TestThePage:
             await other.close()
             await registrar.register("a@h", applications=[running("web", "a@h")])
             await registrar.register_application_route(running("web", "a@h", 2))
+            await registrar.set_config("item", 1, level=ConfigLevel.CLUSTER_NODE)
+            await registrar.unset_config("item", level=ConfigLevel.CLUSTER_NODE)
             await eventually(lambda: points(reader, "request.duration", operation="keep alive", outcome="ok"))
         told = {
             point.attributes["ergo.operation"]

@@ -292,6 +292,14 @@ class TestAModel:
         (problem,) = refused(Settings, secret="s", url="nowhere")
         assert problem.startswith("url: expected HttpUrl, not 'nowhere' of level 3; Input should be a valid URL")
 
+    def test_that_takes_one_of_several_types_tells_of_each(self) -> None:
+        class Settings(pydantic.BaseModel):
+            port: int | bool
+
+        problems = refused(Settings, port="x")
+        assert len(problems) == 2
+        assert all(problem.startswith("port: expected int or bool, not 'x' of level 3") for problem in problems)
+
 
 class TestAClassThatCannotBeFilled:
     def test_is_refused_before_anything_is_read(self) -> None:
