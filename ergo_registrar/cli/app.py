@@ -20,6 +20,7 @@ from ergo_registrar.cli.watch import watch
 
 _EPILOG = (
     "Exit codes: 0 done; 1 it failed, and standard error says why; 2 a wrong command, option or value; "
+    "3, of config alone, etcd holds something else; "
     "130 ended by Ctrl-C; 143 ended by SIGTERM. A command that runs until it is stopped ends with 0 then."
 )
 

@@ -14,18 +14,29 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ergo_registrar import NodeJoined, NodeLeft, Options, Registrar, RegistrarDisconnected, RegistrarError, Subscription
+from ergo_registrar import (
+    ConfigLevel,
+    NodeJoined,
+    NodeLeft,
+    Options,
+    Registrar,
+    RegistrarDisconnected,
+    RegistrarError,
+    Subscription,
+    Version,
+)
 from tests.integration.support import eventually, next_event, running, short_options, waiting
 
 Call = Callable[[Registrar, Subscription], Any]
 
 HUNG = 2.0  # seconds for a call in the child that should wait for nothing
 
-# Every public call but those that tell of the registrar what is known without looking (info, version), and those that
-# are refused always (proxies).
+# Every public call but those that tell of the registrar what is known without looking (info, version), that whose
+# listeners hear of no request then (on_request), and those that are refused always (proxies).
 CALLS: dict[str, Call] = {
     "__aenter__": lambda r, _: r.__aenter__(),
     "__aexit__": lambda r, _: r.__aexit__(None, None, None),
+    "bind": lambda r, _: r.bind(Version).__aenter__(),
     "close": lambda r, _: r.close(),
     "config": lambda r, _: r.config(),
     "config_item": lambda r, _: r.config_item("item"),
@@ -38,9 +49,12 @@ CALLS: dict[str, Call] = {
     "register_application_route": lambda r, _: r.register_application_route(running("web", "a@h")),
     "resolve": lambda r, _: r.resolve("a@h"),
     "resolve_application": lambda r, _: r.resolve_application("web"),
+    "set_config": lambda r, _: r.set_config("item", 1, level=ConfigLevel.GLOBAL),
+    "settings": lambda r, _: r.settings(Version),
     "subscribe": lambda r, _: r.subscribe(),
     "undrain": lambda r, _: r.undrain("web"),
     "unregister_application_route": lambda r, _: r.unregister_application_route("web"),
+    "unset_config": lambda r, _: r.unset_config("item", level=ConfigLevel.GLOBAL),
     "wait_for": lambda r, _: r.wait_for("web"),
     "wait_revision": lambda r, _: r.wait_revision(1),
     "a subscription's __anext__": lambda _, s: anext(s),

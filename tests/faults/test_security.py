@@ -265,10 +265,10 @@ class TestARole:
                 await root.put(str(source.key), "x")
                 with pytest.raises(ConnectionFailedError, match="permission denied") as failed:
                     await member.set_config("item", 1, level=source.level)
-                assert f"put '{source.key}'" in str(failed.value)
+                assert f"configure '{source.key}'" in str(failed.value)
                 with pytest.raises(ConnectionFailedError, match="permission denied") as failed:
                     await member.unset_config("item", level=source.level)
-                assert f"delete '{source.key}'" in str(failed.value)
+                assert f"configure '{source.key}'" in str(failed.value)
 
     async def test_that_names_the_keys_one_by_one_is_enough_too(self, strict: str, root: Raw) -> None:
         """The stricter one of the page: a member may write nothing but its own keys."""
