@@ -4,6 +4,7 @@ A change looks at what stands there, asks `core.change` whether it may happen, a
 meanwhile, in one transaction. Otherwise it looks again. So a write that is repeated, or late, does nothing.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -154,12 +155,19 @@ class _Commit:
         return int(getattr(answer, answer.WhichOneof("response")).header.revision)
 
 
-async def _stand(client: Client, writes: Iterable[Write]) -> tuple[int, list[Record]]:
-    """Return etcd's revision, and what stands at each key."""
+async def _stand(client: Client, writes: Sequence[Write]) -> tuple[int, list[Record]]:
+    """Return etcd's revision, and what stands at each key.
+
+    All are asked for at once, since a hundred round trips would take longer than a call may; but not in one
+    transaction, which may not only read (see `Client.youngest`).
+    """
+    pages = (client.page(write.key, write.key + b"\0", limit=1, revision=0) for write in writes)
+    answers = await asyncio.gather(*pages, return_exceptions=True)  # so that none goes on behind the first that fails
     revision, found = 0, []
-    for write in writes:
-        answer = await client.page(write.key, write.key + b"\0", limit=1, revision=0)
-        revision = answer.header.revision
+    for write, answer in zip(writes, answers, strict=True):
+        if isinstance(answer, BaseException):
+            raise answer
+        revision = max(revision, answer.header.revision)
         kv = answer.kvs[0] if answer.kvs else None
         found.append(Record(write.key, kv.value, mod_revision=kv.mod_revision) if kv else Record(write.key, None))
     return revision, found

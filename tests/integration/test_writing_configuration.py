@@ -1,6 +1,7 @@
 """Configuration is written: by name, by value, and only where nobody was faster."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -198,6 +199,15 @@ class TestManyChanges:
         with pytest.raises(ConflictError, match="config/\\*/b"):
             await stored.change(change("a", 1), b, change("c", 1))
         assert set(await raw.under(prefix)) == {f"{prefix}b"}
+
+    async def test_to_an_etcd_that_is_far_away_take_few_round_trips(
+        self, registrar_options: Options, relay: FaultProxy, raw: Raw, prefix: str
+    ) -> None:
+        """One by one, a hundred looks would take twenty seconds."""
+        async with configuration(dataclasses.replace(registrar_options, endpoints=(relay.endpoint,))) as far:
+            relay.delay(0.1)
+            await far.change(*(change(f"item{n}", n) for n in range(100)))
+        assert len(await raw.under(prefix)) == 100
 
     async def test_none_are_made(self, stored: Configuration, raw: Raw) -> None:
         assert await stored.change() == 0
