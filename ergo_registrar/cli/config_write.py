@@ -16,7 +16,7 @@ from ergo_registrar.cli.output import complain, printable
 from ergo_registrar.cli.running import run_to_end
 from ergo_registrar.core.change import ConfigChange, Expectation, Write
 from ergo_registrar.core.config import same_value
-from ergo_registrar.core.config_diff import Difference, Stored
+from ergo_registrar.core.config_diff import Difference, Stored, level_name
 from ergo_registrar.core.keys import NODE_LEVELS, ConfigKey
 from ergo_registrar.core.values import parse_value
 
@@ -119,7 +119,11 @@ def unset_item(
 
 
 def _at(level: ConfigLevel, node: str | None, item: str) -> ConfigKey:
-    return ConfigKey(level, item, node if level in NODE_LEVELS else None)
+    if node is not None and level not in NODE_LEVELS:  # who names a node does not mean to change it for all
+        raise typer.BadParameter(
+            f"level {level_name(level)} is of no one node; leave --node out, or take another level"
+        )
+    return ConfigKey(level, item, node)
 
 
 def _expectation(text: str | None) -> Expectation:

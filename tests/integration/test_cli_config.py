@@ -286,6 +286,8 @@ class TestWriting:
             (["set", "x", "y"], "--level"),
             (["set", "x", "y", "--level", "clutser"], "'cross-cluster-node', 'cluster-node', 'cluster', 'global'"),
             (["set", "x", "y", "--level", "cluster-node"], "say of which with --node"),
+            (["set", "x", "y", "--level", "cluster", "--node", NODE], "is of no one node; leave --node out"),
+            (["unset", "x", "--level", "global", "--node", NODE], "is of no one node; leave --node out"),
             (["unset", "x", "--level", "cluster-node", "--node", "*"], "must not be '*'"),
             (["get", "x", "--node", "a/b"], "node: must be"),
             (["list", "--level", "cluster", "--all-levels"], "exclude each other"),
