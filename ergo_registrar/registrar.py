@@ -16,6 +16,7 @@ from ergo_registrar.core.settings import Plan
 from ergo_registrar.errors import NoRouteError, UnsupportedError, ValidationError
 from ergo_registrar.events import ConfigUpdate, Event, Value
 from ergo_registrar.health import Health
+from ergo_registrar.logs import about
 from ergo_registrar.options import Options, check_seconds
 from ergo_registrar.routes import ApplicationRoute, ApplicationState, RegistrarInfo, Route, Version
 from ergo_registrar.runner import Runner
@@ -291,7 +292,7 @@ class Registrar:
 
         `ValidationError` is raised at once. The registrar must be entered before they are.
         """
-        return LiveSettings(Plan(settings, prefix), self._source, self._updates)
+        return LiveSettings(Plan(settings, prefix), self._source, self._updates, self._about_settings)
 
     def _updates(self) -> Subscription:
         self._runner.refuse_unread()
@@ -299,6 +300,9 @@ class Registrar:
 
     def _source(self, item: str) -> ConfigSource | None:
         return self._view.config.source(item)  # of the mirror that there is then
+
+    def _about_settings(self) -> dict[str, object]:
+        return about("settings_invalid", self._options.cluster, self._view.node, revision=self.revision)
 
     async def set_config(
         self,

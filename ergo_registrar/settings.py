@@ -29,10 +29,12 @@ class LiveSettings(Generic[T]):
         plan: Plan[T],
         source: Callable[[str], ConfigSource | None],
         subscribe: Callable[[], Subscription],
+        fields: Callable[[], dict[str, object]],
     ) -> None:
         self._plan = plan
         self._source = source
         self._subscribe = subscribe
+        self._fields = fields  # of the log record: whose settings these are
         self._updates: Subscription | None = None
         self._task: asyncio.Task[None] | None = None
         self._current: tuple[T] | None = None
@@ -80,7 +82,7 @@ class LiveSettings(Generic[T]):
         """Wait until `current` becomes another one than it is now, and return it.
 
         A change between two calls is not waited for again: iterate to hear of each. May be cancelled. Raise
-        `TerminatedError` when the block, or the registrar, ends.
+        `TerminatedError` when the block, or the registrar, ends; with a cause where a bug ended it.
         """
         await self._beyond(self._version)
         return self.current
@@ -119,6 +121,9 @@ class LiveSettings(Generic[T]):
         except TerminatedError as error:
             self._look()
             self._cause = error if error.__cause__ else None
+        except Exception as error:  # noqa: BLE001  # a bug: whoever reads these must not take the last ones for current
+            self._cause = TerminatedError(f"these settings died of a bug: {error!r}")
+            self._cause.__cause__ = error
         finally:
             self._ended = True
             self._moved.set()
@@ -137,7 +142,9 @@ class LiveSettings(Generic[T]):
             self._take(found)
         except SettingsError as error:
             if error.problems != self._problems:
-                _log.warning("the last valid settings stay, since %s", error)
+                reason = "; ".join(map(str, error.problems))
+                extra = {**self._fields(), "ergo_settings": error.settings, "ergo_reason": reason}
+                _log.warning("the last valid settings stay, since %s", error, extra=extra)
             self._problems = error.problems
 
     def _take(self, found: dict[str, ConfigSource]) -> None:

@@ -184,22 +184,20 @@ def _make(group: _Group, found: Found, base: Any, problems: list[SettingsProblem
     if _is_pydantic(group.model):
         return _validated(group, found, problems)
     given = {}
-    for field in group.fields:
-        if field.group is not None and _is_wanted(field, found, base):
-            inherited = getattr(base, field.name) if base is not None else field.default and field.default()
-            inherited = inherited if isinstance(inherited, field.group.model) else None
-            given[field.name] = _make(field.group, found, inherited, problems)
-        elif field.item in found and field.group is None:
-            given[field.name] = _converted(field, found[field.item], problems)
-        elif base is not None:
-            given[field.name] = getattr(base, field.name)
-        elif field.default is None:
-            problems.append(_missing(field))
-    if len(problems) > before:
-        return None
     try:
-        return group.model(**given)
-    except Exception as error:  # noqa: BLE001  # the class's own checks raise what they like
+        for field in group.fields:
+            if field.group is not None and _is_wanted(field, found, base):
+                inherited = getattr(base, field.name) if base is not None else field.default and field.default()
+                inherited = inherited if isinstance(inherited, field.group.model) else None
+                given[field.name] = _make(field.group, found, inherited, problems)
+            elif field.item in found and field.group is None:
+                given[field.name] = _converted(field, found[field.item], problems)
+            elif base is not None:
+                given[field.name] = getattr(base, field.name)
+            elif field.default is None:
+                problems.append(_missing(field))
+        return None if len(problems) > before else group.model(**given)
+    except Exception as error:  # noqa: BLE001  # the class's own defaults and checks raise what they like
         problems.append(_refused(group, error))
         return None
 

@@ -281,6 +281,25 @@ class TestEnding:
                 async for _ in live:
                     pass
 
+    async def test_by_a_bug_of_their_own_tells_its_cause(
+        self, make_registrar: Make, raw: Raw, prefix: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        registrar = await make_registrar("web1")
+        bug = ZeroDivisionError("planted")
+        async with registrar.bind(Settings) as live:
+
+            def broken() -> None:
+                raise bug
+
+            monkeypatch.setattr(live, "_read", broken)
+            waiting = asyncio.create_task(live.changed())
+            await raw.put(f"{prefix}workers", "int:4")
+            async with asyncio.timeout(5):
+                with pytest.raises(TerminatedError, match="planted") as raised:
+                    await waiting
+            assert raised.value.__cause__ is bug
+            assert live.current == Settings()
+
     async def test_by_cancellation_leaves_nothing_behind(self, make_registrar: Make, raw: Raw, prefix: str) -> None:
         registrar = await make_registrar("web1")
         entered = asyncio.Event()

@@ -6,10 +6,11 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 from blockbuster import BlockBuster
 
-from ergo_registrar import ConnectionFailedError, Options, Registrar, State
+from ergo_registrar import ConfigLevel, ConnectionFailedError, Options, Registrar, State
 from ergo_registrar.etcd.client import Client
 from ergo_registrar.etcd.server import LocalEtcd
 from ergo_registrar.testing.proxy import FaultProxy
@@ -19,7 +20,12 @@ from tests.integration.support import Raw, etcdctl, eventually, settled, short_o
 Make = Callable[..., Awaitable[Registrar]]
 
 RECORDS = {record: (level, fields) for record, level, fields, _ in rows("`ergo_record`")}
+
 NATIVE = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+class Settings(msgspec.Struct):
+    port: int = 1
 
 
 @pytest.fixture(autouse=True)
@@ -118,6 +124,19 @@ async def test_a_close_that_hangs_says_so(
     monkeypatch.setattr(registration, "depart", hang)
     await registrar.close()
     assert the(caplog, "leave_timed_out")["node"] == "a@h"
+
+
+async def test_settings_that_are_not_valid_say_whose(
+    make_registrar: Make, raw: Raw, caplog: pytest.LogCaptureFixture
+) -> None:
+    registrar = await make_registrar("a@h")
+    async with registrar.bind(Settings) as live:
+        revision = await registrar.set_config("port", "many", level=ConfigLevel.CLUSTER_NODE)
+        await eventually(lambda: live.problems)
+        await registrar.unset_config("port", level=ConfigLevel.CLUSTER_NODE)
+    fields = the(caplog, "settings_invalid")
+    assert (fields["node"], fields["revision"], fields["settings"]) == ("a@h", revision, "Settings")
+    assert fields["reason"] == "port: expected int, not 'many' of level 2; it is read as str"
 
 
 async def test_a_key_that_is_skipped_says_which(

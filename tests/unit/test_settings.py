@@ -182,6 +182,19 @@ class TestAStruct:
         expected = Settings(Pool(7, 2.0, Kinds.Database("b", 3)), Kinds.Database("h", 2))
         assert read(Settings, pool__wait="int:2", pool__inner__port="int:3", made__host="h") == expected
 
+    def test_is_told_of_a_default_that_fails(self) -> None:
+        def database() -> Kinds.Database:
+            raise LookupError("no DATABASE in the environment")
+
+        class Settings(msgspec.Struct):
+            workers: int
+            made: Kinds.Database = msgspec.field(default_factory=database)
+
+        assert refused(Settings, workers="many", made__host="h") == [
+            "workers: expected int, not 'many' of level 3; it is read as str",
+            "expected a valid Settings; LookupError('no DATABASE in the environment')",
+        ]
+
     def test_may_say_more_of_its_values(self) -> None:
         class Settings(msgspec.Struct):
             workers: Annotated[int, msgspec.Meta(ge=1, le=9)]
