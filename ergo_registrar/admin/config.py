@@ -5,14 +5,13 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from ergo_registrar.admin.connection import connected
+from ergo_registrar.admin.connection import connected, read
 from ergo_registrar.core.change import Write
 from ergo_registrar.core.config_diff import Difference, Stored, read_stored
 from ergo_registrar.core.keys import ConfigLevel, config_prefix, config_prefixes
 from ergo_registrar.etcd.client import parts
 from ergo_registrar.etcd.configuration import Configuration
 from ergo_registrar.etcd.connection import Connection
-from ergo_registrar.etcd.watch import read_prefixes
 from ergo_registrar.options import Options
 
 
@@ -39,7 +38,7 @@ class Config:
         cluster, node = self._options.cluster, self._node
         wanted = config_prefixes(cluster, node) if levels is None else levels
         prefixes = {level: config_prefix(level, cluster, node) for level in wanted}
-        revision, _, listing = await read_prefixes(self._connection, prefixes.values())
+        revision, listing = await read(self._connection, prefixes.values())
         return Standing(revision, read_stored(prefixes, listing))
 
     async def make(self, differences: Iterable[Difference]) -> AsyncIterator[tuple[int, int]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import anyio
 
+from ergo_registrar.admin.connection import read
 from ergo_registrar.admin.endpoints import aimed, compare, look_at_all
 from ergo_registrar.admin.finding import Finding, error, note, ok, warning
 from ergo_registrar.admin.keyspace import judge_config, judge_leases, judge_other_nodes, judge_routes, nodes_of
@@ -23,7 +24,6 @@ from ergo_registrar.core.records import Record
 from ergo_registrar.errors import ConnectionFailedError
 from ergo_registrar.etcd.client import Client
 from ergo_registrar.etcd.connection import Connection, LeaseGoneError
-from ergo_registrar.etcd.watch import read_prefixes
 from ergo_registrar.options import Options
 from ergo_registrar.stats import Stats
 
@@ -199,7 +199,7 @@ class _Patient:
 
     async def _keys(self, prefixes: list[bytes]) -> None:
         routes = routes_prefix(self._cluster)
-        _, _, found = await read_prefixes(self.connection, prefixes)
+        _, found = await read(self.connection, prefixes)
         findings = [
             finding for prefix in prefixes if prefix != routes for finding in judge_config(prefix, found[prefix])
         ]
@@ -263,7 +263,7 @@ class _Patient:
             if prefix == "services/ergo/config/global/":  # whose items would be taken for nodes
                 continue
             try:
-                _, _, found = await read_prefixes(self.connection, [prefix.encode()])
+                _, found = await read(self.connection, [prefix.encode()])
             except ConnectionFailedError as failure:
                 if "permission denied" not in str(failure):
                     raise

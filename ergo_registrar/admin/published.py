@@ -9,11 +9,11 @@ from collections.abc import Iterable
 
 import msgspec
 
+from ergo_registrar.admin.connection import read
 from ergo_registrar.core.keys import application_key, node_key, prefix_end, routes_prefix
 from ergo_registrar.core.mirror import Mirror
 from ergo_registrar.core.records import Skipped
-from ergo_registrar.etcd.connection import CompactedError, Connection
-from ergo_registrar.etcd.watch import read_prefixes
+from ergo_registrar.etcd.connection import Connection
 from ergo_registrar.events import (
     ApplicationLoaded,
     ApplicationStarted,
@@ -71,10 +71,7 @@ class Published(msgspec.Struct, frozen=True):
 async def read_published(connection: Connection, cluster: str) -> Published:
     """Read everything that the nodes of a cluster have published. Raise `ConnectionFailedError`, `ValidationError`."""
     prefix = routes_prefix(cluster)
-    try:
-        revision, _, found = await read_prefixes(connection, [prefix])
-    except CompactedError:  # while it was read, which takes many more pages than one to happen
-        revision, _, found = await read_prefixes(connection, [prefix])
+    revision, found = await read(connection, [prefix])
     records = {record.key: record for record in found[prefix]}
     leases = await _leases(connection, {record.lease for record in records.values()} - {0})
 

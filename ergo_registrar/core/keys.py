@@ -140,17 +140,6 @@ def config_key(level: ConfigLevel, cluster: str, node: str | None, item: str) ->
     return config_prefix(level, cluster, node) + check_name("item", item).encode()
 
 
-def cluster_config_prefixes(cluster: str) -> tuple[bytes, ...]:
-    """Return what the keys of all configuration of a cluster begin with, that of every node, and the global one."""
-    check_name("cluster", cluster)
-    every = (
-        f"services/ergo/config/{cluster}/",
-        f"services/ergo/cluster/{cluster}/config/",
-        "services/ergo/config/global/",
-    )
-    return tuple(prefix.encode() for prefix in dict.fromkeys(every))  # a cluster may be called "global"
-
-
 def prefix_end(prefix: bytes) -> bytes:
     """Return etcd's `range_end` for all keys that begin with `prefix`: the first key behind them.
 
@@ -179,22 +168,6 @@ def parse_config_key(prefix: bytes, key: bytes) -> str:
         case [item]:
             return item
     raise DecodeError(f"key {key!r} should name one item behind {prefix!r}")
-
-
-def parse_cluster_config_key(cluster: str, key: bytes) -> ConfigKey:
-    """Return where a key stands that begins with one of `cluster_config_prefixes`. Raises DecodeError."""
-    match _names(b"services/ergo/", key):
-        case ["config", "global", item]:
-            return ConfigKey(ConfigLevel.GLOBAL, item)
-        case ["config", name, node, item] if name == cluster and node != _ANY_NODE:
-            return ConfigKey(ConfigLevel.CROSS_CLUSTER_NODE, item, node)
-        case ["cluster", name, "config", node, item] if name == cluster:
-            return (
-                ConfigKey(ConfigLevel.CLUSTER, item)
-                if node == _ANY_NODE
-                else ConfigKey(ConfigLevel.CLUSTER_NODE, item, node)
-            )
-    raise DecodeError(f"key {key!r} should name an item at one level of the configuration of cluster {cluster!r}")
 
 
 def _names(prefix: bytes, key: bytes) -> list[str]:

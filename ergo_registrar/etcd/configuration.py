@@ -1,75 +1,32 @@
-"""The configuration in etcd, of any node and at every level: what stands there, and changes that hurt nobody else's.
+"""Changes of the configuration in etcd, of any node and at every level, that hurt nobody else's.
 
 A change looks at what stands there, asks `core.change` whether it may happen, and happens only if nothing did
 meanwhile, in one transaction. Otherwise it looks again. So a write that is repeated, or late, does nothing.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
 from aetcd import transactions
 
 from ergo_registrar.clock import now
 from ergo_registrar.core.change import ConfigChange, Write
-from ergo_registrar.core.config import ConfigEntry, ConfigMirror, read_entry
-from ergo_registrar.core.keys import (
-    ConfigKey,
-    cluster_config_prefixes,
-    config_prefixes,
-    parse_cluster_config_key,
-)
-from ergo_registrar.core.records import Record, Skipped
-from ergo_registrar.errors import ConflictError, ConnectionFailedError, DecodeError
+from ergo_registrar.core.records import Record
+from ergo_registrar.errors import ConflictError, ConnectionFailedError
 from ergo_registrar.etcd.client import Client, is_unchanged, parts
-from ergo_registrar.etcd.connection import BrokenError, CompactedError, Connection
-from ergo_registrar.etcd.watch import read_prefixes
+from ergo_registrar.etcd.connection import BrokenError, Connection
 from ergo_registrar.options import Options
-from ergo_registrar.stats import Stats
-
-
-class Listing(msgspec.Struct, frozen=True):
-    """What stands in etcd at one revision, and what is there but cannot be read."""
-
-    revision: int
-    entries: dict[ConfigKey, ConfigEntry]
-    skipped: list[Skipped]
 
 
 class Configuration:
-    """The configuration of a cluster's nodes, in etcd.
-
-    Calls raise `ConnectionFailedError` when etcd cannot be reached within `request_timeout`, or refuses. Reading
-    is no more than a read, and may be cancelled; for a change, see `change`.
-    """
+    """The configuration of a cluster's nodes, in etcd, to be changed."""
 
     def __init__(self, connection: Connection, options: Options, *, clock: Callable[[], float] = now) -> None:
         self._connection = connection
         self._cluster = options.cluster
         self._timeout = options.request_timeout
         self._clock = clock
-
-    async def listing(self) -> Listing:
-        """Return every item of every node of the cluster, of the cluster, and the global ones, ordered by key."""
-        revision, found = await self._read(cluster_config_prefixes(self._cluster))
-        records = {record.key: record for each in found.values() for record in each}
-        listing = Listing(revision, {}, [])
-        for key, record in sorted(records.items()):
-            try:
-                listing.entries[parse_cluster_config_key(self._cluster, key)] = read_entry(record)
-            except DecodeError as error:
-                listing.skipped.append(Skipped(key, str(error)))
-        return listing
-
-    async def mirror(self, node: str | None) -> ConfigMirror:
-        """Return the configuration as a node sees it, or an observer where `node` is None: effective, and explained."""
-        mirror = ConfigMirror(self._cluster, node)
-        prefixes = config_prefixes(self._cluster, node)
-        revision, found = await self._read(prefixes.values())
-        mirror.snapshot({level: found[prefix] for level, prefix in prefixes.items()}, revision)
-        return mirror
 
     async def change(self, *changes: ConfigChange) -> int:
         """Make changes and return the revision of the last. Each hundred of them, by their order, is made as a whole.
@@ -125,17 +82,6 @@ class Configuration:
             in_doubt |= commit.sent > 1
         raise ConnectionFailedError(f"{what}: others changed it again and again, for {self._timeout:g} s")
 
-    async def _read(self, prefixes: Iterable[bytes]) -> tuple[int, dict[bytes, list[Record]]]:
-        wanted = tuple(prefixes)
-        ends = self._clock() + self._timeout
-        while True:
-            try:
-                revision, _, found = await read_prefixes(self._connection, wanted)
-                return revision, found
-            except CompactedError:  # while it was read
-                if self._clock() >= ends:
-                    raise
-
 
 class _Commit:
     """A transaction, as an operation of a connection: it may be sent more than once."""
@@ -171,14 +117,3 @@ async def _stand(client: Client, writes: Sequence[Write]) -> tuple[int, list[Rec
         kv = answer.kvs[0] if answer.kvs else None
         found.append(Record(write.key, kv.value, mod_revision=kv.mod_revision) if kv else Record(write.key, None))
     return revision, found
-
-
-@asynccontextmanager
-async def configuration(options: Options) -> AsyncIterator[Configuration]:
-    """The configuration of a cluster on a connection of its own, for who needs no registrar."""
-    connection = Connection(options, Stats())
-    try:
-        await connection.look(timeout=options.dial_timeout)
-        yield Configuration(connection, options)
-    finally:
-        await connection.close()

@@ -28,8 +28,8 @@ from ergo_registrar import (
     State,
     TerminatedError,
 )
+from ergo_registrar.admin.config import configured
 from ergo_registrar.etcd.client import Client
-from ergo_registrar.etcd.configuration import configuration
 from ergo_registrar.etcd.server import LocalEtcd, ServerTLS
 from ergo_registrar.testing.proxy import FaultProxy
 from tests.faults.support import CLUSTER, LOAD, ROOT, SECRET
@@ -255,8 +255,8 @@ class TestARole:
         async with Registrar(options_of("operator", strict)) as operator:
             for level, node in levels.items():
                 await operator.set_config("item", level, level=level, node=node, expect=None)
-            async with configuration(options_of("operator", strict)) as stored:
-                assert len((await stored.listing()).entries) == 4
+            async with configured(options_of("operator", strict), "a@h") as config:
+                assert len((await config.read()).stored) == 4
             for level, node in levels.items():
                 await operator.unset_config("item", level=level, node=node, expect=int(level))
         assert await root.under("services/ergo/config/") == {}

@@ -20,9 +20,10 @@ from ergo_registrar import (
     ValidationError,
     Value,
 )
+from ergo_registrar.admin.connection import connected
 from ergo_registrar.core.change import ConfigChange
 from ergo_registrar.core.keys import ConfigKey
-from ergo_registrar.etcd.configuration import Configuration, configuration
+from ergo_registrar.etcd.configuration import Configuration
 from ergo_registrar.testing.proxy import FaultProxy
 from tests.integration.support import Raw, eventually, next_event
 
@@ -42,8 +43,8 @@ async def prefix(registrar_options: Options, raw: Raw) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def stored(registrar_options: Options, prefix: str) -> AsyncIterator[Configuration]:
-    async with configuration(registrar_options) as opened:
-        yield opened
+    async with connected(registrar_options) as connection:
+        yield Configuration(connection, registrar_options)
 
 
 def change(item: str, value: Value | None, level: int = 3, node: str | None = None) -> ConfigChange:
@@ -204,45 +205,13 @@ class TestManyChanges:
         self, registrar_options: Options, relay: FaultProxy, raw: Raw, prefix: str
     ) -> None:
         """One by one, a hundred looks would take twenty seconds."""
-        async with configuration(dataclasses.replace(registrar_options, endpoints=(relay.endpoint,))) as far:
+        async with connected(dataclasses.replace(registrar_options, endpoints=(relay.endpoint,))) as connection:
             relay.delay(0.1)
-            await far.change(*(change(f"item{n}", n) for n in range(100)))
+            await Configuration(connection, registrar_options).change(*(change(f"item{n}", n) for n in range(100)))
         assert len(await raw.under(prefix)) == 100
 
     async def test_none_are_made(self, stored: Configuration, raw: Raw) -> None:
         assert await stored.change() == 0
-
-
-class TestReading:
-    async def test_shows_every_node(
-        self, stored: Configuration, raw: Raw, registrar_options: Options, prefix: str
-    ) -> None:
-        cluster = registrar_options.cluster
-        await stored.change(
-            change("a", 1, 1, "web1"), change("a", 2, 2, "web1"), change("a", 2, 2, "web2"), change("b", 3)
-        )
-        await raw.put(f"{prefix}bad", b"\xff")
-        await raw.put(f"services/ergo/cluster/{cluster}/config/too/many/parts", "x")
-        listing = await stored.listing()
-        own = {at: entry.value for at, entry in listing.entries.items() if at.level is not ConfigLevel.GLOBAL}
-        assert own == {
-            ConfigKey(ConfigLevel.CROSS_CLUSTER_NODE, "a", "web1"): 1,
-            ConfigKey(ConfigLevel.CLUSTER_NODE, "a", "web1"): 2,
-            ConfigKey(ConfigLevel.CLUSTER_NODE, "a", "web2"): 2,
-            ConfigKey(CLUSTER, "b"): 3,
-        }
-        assert [
-            skipped.key.decode().removeprefix(f"services/ergo/cluster/{cluster}/") for skipped in listing.skipped
-        ] == [
-            "config/*/bad",
-            "config/too/many/parts",
-        ]
-        assert listing.revision == await raw.revision()
-
-    async def test_shows_what_a_node_sees(self, stored: Configuration, prefix: str) -> None:
-        await stored.change(change("a", 1, 1, "web1"), change("a", 2, 2, "web1"), change("a", 3))
-        assert [(await stored.mirror(node)).value("a") for node in ("web1", "web2", None)] == [1, 3, 3]
-        assert [source.winner for source in (await stored.mirror("web1")).explain("a")] == [True, False, False, False]
 
 
 class TestWithoutEtcd:

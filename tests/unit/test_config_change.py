@@ -7,13 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from ergo_registrar import ConfigLevel, ConflictError, DecodeError, ValidationError
+from ergo_registrar import ConfigLevel, ConflictError, ValidationError
 from ergo_registrar.core.change import ConfigChange, Expectation, Write
 from ergo_registrar.core.keys import (
     ConfigKey,
-    cluster_config_prefixes,
-    config_key,
-    parse_cluster_config_key,
 )
 
 KEY = "services/ergo/cluster/c/config/*/i"
@@ -109,32 +106,3 @@ def test_a_conflict_says_what_stands_there_and_survives_a_pickle() -> None:
     )
     copy = pickle.loads(pickle.dumps(raised.value))
     assert (copy.key, copy.expected, copy.found, str(copy)) == (KEY, None, "int:6", str(raised.value))
-
-
-@pytest.mark.parametrize("cluster", ["c", "global"])
-@pytest.mark.parametrize("level", ConfigLevel)
-def test_a_key_of_a_cluster_says_where_it_stands(cluster: str, level: ConfigLevel) -> None:
-    at = ConfigKey(level, "i", "n" if level <= 2 else None)
-    key = config_key(level, cluster, at.node, at.item)
-    assert parse_cluster_config_key(cluster, key) == at
-    assert any(key.startswith(prefix) for prefix in cluster_config_prefixes(cluster))
-
-
-@pytest.mark.parametrize(
-    "key",
-    [
-        b"services/ergo/config/c/i",
-        b"services/ergo/config/c/*/i",
-        b"services/ergo/config/other/n/i",
-        b"services/ergo/config/global/n/i",
-        b"services/ergo/config/global/",
-        b"services/ergo/cluster/c/config/i",
-        b"services/ergo/cluster/other/config/n/i",
-        b"services/ergo/cluster/c/config/n/i/j",
-        b"services/ergo/cluster/c/config/n/\xff",
-        b"elsewhere",
-    ],
-)
-def test_a_key_that_is_none_of_a_clusters_is_told(key: bytes) -> None:
-    with pytest.raises(DecodeError, match="should name an item"):
-        parse_cluster_config_key("c", key)
