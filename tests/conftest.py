@@ -42,6 +42,8 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
         # When the last channel of a process is freed, grpc.aio joins its poller, a thread that is already ending. The
         # frames of grpc's own code are compiled and not to be seen, so the permission is for every join.
         detector.functions["threading.Lock.acquire"].can_block_in("/threading.py", "join")
+        # Coverage takes a lock of its own when it meets a file for the first time, which another thread may hold.
+        detector.functions["threading.Lock.acquire"].can_block_in("/coverage/collector.py", "lock_data")
         # A test that hung is told where, whatever reading the sources for that takes.
         for function in detector.functions.values():
             function.can_block_in("pytest_timeout.py", "timeout_sigalrm")
