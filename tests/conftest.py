@@ -8,6 +8,7 @@ reaches the event loop that nobody handled. That warnings fail and that no test 
 import asyncio
 import contextlib
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -25,6 +26,10 @@ pytest_plugins = ["pytester"]
 
 # Held for the whole run: freed between two tests, grpc.aio takes a lock in the loop and drops a socket unclosed.
 grpc.aio.init_grpc_aio()
+
+# A run that a shell started in the background ignores Ctrl-C, and so would every program that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TASK_GRACE = 1.0  # seconds in which tasks that are ending may end
 LEASE_GRACE = 4.0  # the same for leases: a test may kill a process whose lease of 2 s, the shortest, then runs out
