@@ -482,3 +482,10 @@ def test_the_page_lists_every_finding() -> None:
     found |= {(id, "error") for id in re.findall(r'Fault\.\w+: \(\s*"([a-z-]+)"', sources)}
     page = (root / "docs/reference/run-and-doctor.md").read_text()
     assert set(re.findall(r"^\| `([a-z-]+)` \| (\w+) \|", page, re.MULTILINE)) == found
+
+
+async def test_a_new_etcd_has_nothing_wrong_and_says_what_is_good_to_know() -> None:
+    async with LocalEtcd() as etcd:
+        diagnosis = await diagnose("--node", "node1@host", "--endpoints", etcd.endpoint)
+    assert diagnosis.bad == set()
+    assert {finding.id for finding in diagnosis.findings} >= {"login-off", "node-free"}
