@@ -143,7 +143,8 @@ def test_a_name_that_is_taken_starts_nothing(cluster: Cluster, start: Start, tmp
     waiting = start(cluster, f"{WEB} --claim-timeout 60", "touch", str(second))
     until(lambda: catches(waiting, signal.SIGTERM))
     waiting.process.send_signal(signal.SIGTERM)
-    assert waiting.finish()[0] == 143
+    # Under coverage, which has a handler of its own for it, the signal may come before ours is there.
+    assert waiting.finish()[0] in (143, -signal.SIGTERM)
     assert not second.exists()
 
 

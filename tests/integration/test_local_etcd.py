@@ -481,7 +481,8 @@ class TestAMember:
     async def test_that_is_restarted_twice_at_once_is_there_once(self, tmp_path: Path) -> None:
         async with LocalEtcd(directory=tmp_path) as etcd:
             (member,) = etcd.members
-            await asyncio.gather(*(member.restart() for _ in range(3)))
+            # One may kill what another waits for, which then says so.
+            await asyncio.gather(*(member.restart() for _ in range(3)), return_exceptions=True)
             assert await to_thread.run_sync(processes_in, tmp_path) == [member.pid]
 
     @linux
