@@ -12,7 +12,7 @@ Value = int | float | bool | str
 """A configuration value as Python sees it: the type comes from the prefix of the text in etcd."""
 
 
-class _Event(msgspec.Struct, frozen=True, kw_only=True):
+class _Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):  # gc: see routes.py
     revision: int = 0
 
 
@@ -112,7 +112,7 @@ class RegistrarConnected(_Event, frozen=True):
     info: RegistrarInfo
 
 
-class RegistrarDisconnected(_Event, frozen=True):
+class RegistrarDisconnected(_Event, frozen=True, gc=True):
     """This process lost its session. `reason` says why; the registrar goes on trying to get it back."""
 
     reason: Exception

@@ -257,8 +257,11 @@ class Registrar:
 
     async def config_item(self, item: str) -> Value:
         """Return the effective value of a configuration item. Raise `UnknownItemError` if no level has it."""
-        self._runner.refuse_unread()
-        return self._view.config.value(check_name("item", item))
+        try:
+            return self._runner.values[item]
+        except (KeyError, TypeError):  # there is none, or it is no name, or nothing can be asked
+            self._runner.refuse_unread()
+            return self._view.config.value(check_name("item", item))
 
     async def config(self, *items: str) -> dict[str, Value]:
         """Return the effective values of those items that exist; without any, of every item there is."""

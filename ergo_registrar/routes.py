@@ -3,6 +3,9 @@
 The shapes are Ergo's own (`gen.Route`, `gen.ApplicationRoute`, `gen.Version`, `gen.RegistrarInfo` of
 `ergo.services/ergo/gen`), so that a Go node reads here what it would read from another Go node. Nothing is checked
 when a value is made: whatever etcd holds must be representable. `Registrar` checks what it is asked to publish.
+
+The garbage collector does not look at them (`gc=False`): nothing in them can lead back to them, and in a large cluster
+there are so many that each of its full rounds would take long.
 """
 
 from collections.abc import Iterable
@@ -12,7 +15,7 @@ from typing import Literal
 import msgspec
 
 
-class Version(msgspec.Struct, frozen=True):
+class Version(msgspec.Struct, frozen=True, gc=False):
     """A name and a release of something: of a protocol, of an application, of this registrar."""
 
     name: str = ""
@@ -21,7 +24,10 @@ class Version(msgspec.Struct, frozen=True):
     license: str = ""
 
 
-class Route(msgspec.Struct, frozen=True):
+NO_VERSION = Version()
+
+
+class Route(msgspec.Struct, frozen=True, gc=False):
     """One way to reach a node.
 
     `host` may be empty, as Go nodes write it: then the host is the part of the node's name behind the `@`.
@@ -31,8 +37,8 @@ class Route(msgspec.Struct, frozen=True):
     host: str
     port: int
     tls: bool = False
-    handshake_version: Version = Version()
-    proto_version: Version = Version()
+    handshake_version: Version = NO_VERSION
+    proto_version: Version = NO_VERSION
 
 
 class ApplicationMode(IntEnum):
@@ -55,7 +61,7 @@ ApplicationRouteLayout = Literal["v3.1", "tags", "tags+version"]
 """Which fields an application route is written with: those of Ergo 3.1, also `tags`, or also `version`."""
 
 
-class ApplicationRoute(msgspec.Struct, frozen=True):
+class ApplicationRoute(msgspec.Struct, frozen=True, gc=False):
     """An application on a node.
 
     `weight` is a signed 64-bit number: a higher one is picked proportionally more often, 0 counts as 1, and a negative
@@ -70,7 +76,7 @@ class ApplicationRoute(msgspec.Struct, frozen=True):
     mode: ApplicationMode | int
     state: ApplicationState | int
     tags: tuple[str, ...] | None = None
-    version: Version = Version()
+    version: Version = NO_VERSION
 
     def __post_init__(self) -> None:
         tags: Iterable[str] | None = self.tags
@@ -78,7 +84,7 @@ class ApplicationRoute(msgspec.Struct, frozen=True):
             msgspec.structs.force_setattr(self, "tags", tuple(tags))
 
 
-class RegistrarInfo(msgspec.Struct, frozen=True):
+class RegistrarInfo(msgspec.Struct, frozen=True, gc=False):
     """What this registrar is and can do, with the fields of Go's `gen.RegistrarInfo`.
 
     `server` is the endpoint in use, empty while there is none.

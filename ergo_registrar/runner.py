@@ -8,10 +8,10 @@ expects ends the runner, and with it every subscription and call, with its cause
 import asyncio
 import contextlib
 import logging
-import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from itertools import chain, repeat
+from types import MappingProxyType
 from typing import Any, Never, TypeVar
 
 import anyio
@@ -27,9 +27,9 @@ from ergo_registrar.etcd.configuration import Configuration
 from ergo_registrar.etcd.connection import Connection
 from ergo_registrar.etcd.lease import Registration
 from ergo_registrar.etcd.shield import finish, was_cancelled
-from ergo_registrar.etcd.watch import Watcher
-from ergo_registrar.events import RegistrarConnected, RegistrarDisconnected
-from ergo_registrar.forks import refuse_copied_grpc, refuse_copy
+from ergo_registrar.etcd.watch import Change, Watcher
+from ergo_registrar.events import RegistrarConnected, RegistrarDisconnected, Value
+from ergo_registrar.forks import forget_in_copies, generation, refuse_copied_grpc, refuse_copy
 from ergo_registrar.health import Health
 from ergo_registrar.logs import StateLog, Throttle, about, since
 from ergo_registrar.options import Options
@@ -46,6 +46,8 @@ T = TypeVar("T")
 _ASK_PAUSES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)  # seconds before etcd is asked again how far it is, for one who waits
 _LAGS = 10  # how often within a lease period the event loop's lag is measured
 _LAG_SHARE = 0.2  # of the lease: from there on a lag is warned of. What is measured may be shorter by a tenth
+_READ = (State.CONNECTED, State.SUSPENDED, State.LOST)  # the cluster is known, though perhaps not as it is now
+_UNREAD: Mapping[str, Value] = MappingProxyType({})
 _DEPART_SHARE = 0.8  # of close_timeout; the rest is for ending tasks and the channel
 
 
@@ -109,9 +111,12 @@ class Runner:
         *,
         clock: Callable[[], float] = now,
     ) -> None:
+        self.values: Mapping[str, Value] = _UNREAD
+        """The effective configuration, for as long as there is something to answer from; else nothing."""
         self._state: State = State.NEW
         self._reason: Exception | None = None  # why it is not connected
-        self._pid = os.getpid()
+        self._born = generation()
+        forget_in_copies(self)
         self._options = options
         self._view = view
         self._hub = hub
@@ -172,7 +177,7 @@ class Runner:
 
     async def close(self) -> None:
         """Leave the cluster and end everything, within `close_timeout`. Cancelled, it goes on to its end."""
-        refuse_copy(self._pid)
+        refuse_copy(self._born)
         was = self._state
         self._advance(Input.CLOSE)
         if was is State.NEW or self._task is None:
@@ -203,7 +208,7 @@ class Runner:
 
     def refuse_ended(self) -> None:
         """Raise `TerminatedError` if the registrar is closed, or died, or is the copy that a fork made."""
-        refuse_copy(self._pid)
+        refuse_copy(self._born)
         if self._cause is not None:
             raise TerminatedError(f"the registrar died of a bug: {self._cause!r}") from self._cause
         if self._state in (State.CLOSING, State.CLOSED):
@@ -253,7 +258,7 @@ class Runner:
 
     def health(self) -> Health:
         """Return how the registrar is, from memory. Any thread may call it."""
-        refuse_copy(self._pid)
+        refuse_copy(self._born)
         state = self.state
         left = self._lease_left
         nodes, applications, instances = self._view.mirror.sizes()
@@ -306,25 +311,38 @@ class Runner:
 
     def refuse_unread(self) -> None:
         """Raise unless the cluster was read, so that there is something to answer from."""
+        if self.values is not _UNREAD:
+            return
         self.refuse_ended()
         if self._state in (State.NEW, State.CONNECTING):
             raise RegistrarError("the cluster is not known yet: enter `async with`, or await register(), first")
+
+    def forget(self) -> None:
+        """Answer nothing any more: this is the copy that a fork made."""
+        self.values = _UNREAD
+
+    def _show(self) -> None:
+        """Let what is asked most often, an item of the configuration, be one look into a dict."""
+        readable = self._cause is None and self._state in _READ
+        self.values = self._view.config.values if readable else _UNREAD
 
     # What etcd tells, as the watcher's sink
 
     def listed(self, revision: int, found: dict[bytes, list[Record]], asked: float) -> None:
         """Take the whole of every prefix."""
         self._view.listed(revision, found, asked)
+        self._show()
         self._covered = revision  # another etcd may be at a smaller one
         if self._session is not None and self._session.registration is not None:
             self._session.registration.listed(found[self._view.prefixes[0]])
         self._suspects_changed.set()
 
-    def changed(self, prefix: bytes, revision: int, records: Sequence[Record]) -> None:
-        """Take the changes of one revision."""
-        self._view.changed(prefix, revision, records)
+    def changed(self, prefix: bytes, changes: Sequence[Change]) -> None:
+        """Take the changes of one revision after the other."""
+        self._view.changed(prefix, changes)
         if self._session is not None and self._session.registration is not None:
-            self._session.registration.seen(records)
+            for _, records in changes:
+                self._session.registration.seen(records)
         self._suspects_changed.set()
 
     def shown(self, revision: int, asked: float) -> None:
@@ -538,6 +556,7 @@ class Runner:
         """Go where the table leads, and tell what it says. The grace of suspects runs only while connected."""
         transition = advance(self._state, happened)
         was, self._state = self._state, transition.state
+        self._show()
         self._reason = None if self._state is State.CONNECTED else reason or self._reason
         if was is not self._state:
             self._state_log.changed(self._state, reason)

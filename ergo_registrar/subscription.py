@@ -6,16 +6,15 @@ what happened, in order.
 """
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
-from weakref import WeakSet
+from weakref import ref
 
 from ergo_registrar.errors import TerminatedError, ValidationError
 from ergo_registrar.events import Event, EventsMissed
-from ergo_registrar.forks import refuse_copy
+from ergo_registrar.forks import generation, refuse_copy
 from ergo_registrar.stats import Stats
 
 DEFAULT_MAXSIZE = 10_000
@@ -30,7 +29,7 @@ class Subscription:
     """
 
     def __init__(self, hub: "Hub", types: tuple[type, ...], maxsize: int, replay: Iterable[Event] = ()) -> None:
-        self._pid = os.getpid()
+        self._born = generation()
         self._hub = hub
         self._types = types
         self._replay = deque(event for event in replay if self._wants(event))
@@ -71,7 +70,7 @@ class Subscription:
 
     def get_nowait(self) -> Event:
         """Return the next event, or raise `asyncio.QueueEmpty` when there is none now; else as `get`."""
-        refuse_copy(self._pid)
+        refuse_copy(self._born)
         event = self._next()
         if event is not None:
             return event
@@ -103,7 +102,7 @@ class Subscription:
 
     async def _take(self) -> Event | None:
         """Return the next event, None at the end."""
-        refuse_copy(self._pid)
+        refuse_copy(self._born)
         while (event := self._next()) is None:
             if self._ended:
                 self._wake()  # the next reader must not wait either
@@ -121,11 +120,12 @@ class Subscription:
     def _next(self) -> Event | None:
         if self._replay:
             return self._replay.popleft()
-        while not self._queue.empty():
-            event = self._queue.get_nowait()
-            if event is not None:
-                return event
-            self._woken = False
+        try:
+            while (event := self._queue.get_nowait()) is None:
+                self._woken = False
+            return event
+        except asyncio.QueueEmpty:
+            pass
         if self._missed:
             missed, self._missed = EventsMissed(count=self._missed), 0
             return missed
@@ -133,13 +133,16 @@ class Subscription:
 
     def _put(self, event: Event) -> bool:
         """Queue an event if it is wanted; return False if it had to be dropped."""
-        if not self._wants(event):
+        if self._types and not isinstance(event, self._types):
             return True
-        if self._missed or self._queue.full():
-            self._missed += 1
-            return False
-        self._queue.put_nowait(event)
-        return True
+        if not self._missed:
+            try:
+                self._queue.put_nowait(event)
+                return True
+            except asyncio.QueueFull:
+                pass  # it is missed, and so is what follows until this was told
+        self._missed += 1
+        return False
 
     def _end(self, cause: BaseException | None) -> None:
         if not self._ended:
@@ -161,7 +164,7 @@ class Hub:
     """Hands every event to every subscription that wants it."""
 
     def __init__(self, stats: Stats) -> None:
-        self._subscriptions: WeakSet[Subscription] = WeakSet()  # one that nobody holds any more goes by itself
+        self._subscriptions: dict[ref[Subscription], None] = {}  # one that nobody holds any more goes by itself
         self._stats = stats
 
     def subscribe(self, types: Sequence[Any], maxsize: object, replay: Iterable[Event] = ()) -> Subscription:
@@ -172,26 +175,35 @@ class Hub:
         if not isinstance(maxsize, int) or isinstance(maxsize, bool) or maxsize < 1:
             raise ValidationError("maxsize", maxsize, "must be a whole number of events, at least 1")
         subscription = Subscription(self, tuple(types), maxsize, replay)
-        self._subscriptions.add(subscription)
+        self._subscriptions[ref(subscription, self._forget)] = None
         return subscription
+
+    def _forget(self, gone: ref[Subscription]) -> None:
+        self._subscriptions.pop(gone, None)
 
     def remove(self, subscription: Subscription) -> None:
         """Forget a subscription. Idempotent."""
-        self._subscriptions.discard(subscription)
+        self._forget(ref(subscription))
 
     def publish(self, events: Sequence[Event]) -> None:
         """Hand out events, in order. Whatever they tell of must be committed before. Never blocks."""
-        self._stats.events_published += len(events)
-        by_type = self._stats.events_by_type
+        stats = self._stats
+        stats.events_published += len(events)
+        by_type = stats.events_by_type
         for event in events:
             name = type(event).__name__
             by_type[name] = by_type.get(name, 0) + 1
-        for subscription in self._subscriptions:
-            for event in events:
-                self._stats.events_missed += not subscription._put(event)
+        for reference in tuple(self._subscriptions):
+            subscription = reference()
+            if subscription is not None:
+                for event in events:
+                    if not subscription._put(event):
+                        stats.events_missed += 1
 
     def end(self, cause: BaseException | None = None) -> None:
         """End every subscription; with a cause, they raise it once they are read to the end."""
-        for subscription in self._subscriptions:
-            subscription._end(cause)
+        for reference in tuple(self._subscriptions):
+            subscription = reference()
+            if subscription is not None:
+                subscription._end(cause)
         self._subscriptions.clear()

@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Never
 
 from ergo_registrar.clock import now
-from ergo_registrar.core.balance import Rotations, resolve, tiers
+from ergo_registrar.core.balance import Choice, Choices
 from ergo_registrar.core.config import ConfigMirror
-from ergo_registrar.core.filter import EVERY, Filter, shortfall
+from ergo_registrar.core.filter import Filter, shortfall
 from ergo_registrar.core.keys import ConfigLevel, check_name, check_node_name, config_prefixes, routes_prefix
 from ergo_registrar.core.mirror import Mirror
 from ergo_registrar.core.records import Record, Skipped, Step
@@ -45,7 +45,7 @@ class View:
         self._clock = clock
         self._routes = routes_prefix(options.cluster)
         self._levels: dict[bytes, ConfigLevel] = {}
-        self._rotations = Rotations()
+        self._choices = Choices()
         self._logged: set[bytes] = set()
         self._waiting: dict[asyncio.Future[None], None] = {}  # who came first is woken first
         self.aim(None)
@@ -85,14 +85,16 @@ class View:
         self._commit(routed, configured)
         self._wake()
 
-    def changed(self, prefix: bytes, revision: int, records: Sequence[Record]) -> None:
-        """Take all changes of one revision under one prefix, and tell of them."""
+    def changed(self, prefix: bytes, changes: Sequence[tuple[int, Sequence[Record]]]) -> None:
+        """Take all changes under one prefix, of one revision after the other, and tell of them."""
         if prefix == self._routes:
-            step = self.mirror.batch(records, revision, self._clock())
+            at = self._clock()
+            steps = [self.mirror.batch(records, revision, at) for revision, records in changes]
         else:
-            step = self.config.batch(self._levels[prefix], records, revision)
-        self.revision = max(self.revision, revision)
-        self._commit(step)
+            level = self._levels[prefix]
+            steps = [self.config.batch(level, records, revision) for revision, records in changes]
+        self.revision = max(self.revision, changes[-1][0])
+        self._commit(*steps)
         self._wake()
 
     def shown(self, revision: int, asked: float) -> None:
@@ -146,55 +148,55 @@ class View:
 
     def resolve_application(self, name: str, wanted: Filter, include_self: bool) -> list[ApplicationRoute]:
         """Return where an application is, the weighted pick first. Raise `NoRouteError`."""
-        instances = self._instances(name, wanted, include_self)
-        found = resolve(self._rotations.of(name, include_self, wanted), instances, self._suspected(name))
-        return found or self._no_instance(name, wanted, include_self)
+        return self._choice(name, wanted, include_self).order() or self._no_instance(name, wanted, include_self)
 
     def pick(self, name: str, wanted: Filter, include_self: bool) -> ApplicationRoute:
         """Return the weighted pick alone. Raise `NoRouteError`."""
-        instances = self._instances(name, wanted, include_self)
-        best = next(iter(tiers(instances, self._suspected(name))), None)
-        if best is None:
-            self._no_instance(name, wanted, include_self)
-        return instances[self._rotations.of(name, include_self, wanted).pick(best)]
+        return self._choice(name, wanted, include_self).pick() or self._no_instance(name, wanted, include_self)
 
     async def wait_for(
         self, name: str, wanted: Filter, include_self: bool, instances: int, timeout: float
     ) -> list[ApplicationRoute]:
         """Return where an application is, once it is there so often. Raise `WaitTimeoutError`."""
+        check_name("name", name)
         found = 0
         try:
             async with asyncio.timeout(timeout):
                 while True:
-                    found = sum(map(len, tiers(self._instances(name, wanted, include_self), self._suspected(name))))
+                    found = sum(map(len, self._choice(name, wanted, include_self).tiers))
                     if found >= instances:
                         return self.resolve_application(name, wanted, include_self)
                     await self.progress()
         except TimeoutError:
+            if not found:
+                self._choices.forget(name, include_self, wanted)
             raise WaitTimeoutError(
                 f"application {name!r} in {self._where()}: {found} of {instances} wanted after {timeout:g} s: "
                 + self._shortfall(name, wanted, include_self, instances)
             ) from None
 
-    def _instances(self, name: str, wanted: Filter, include_self: bool) -> dict[str, ApplicationRoute]:
-        instances = self.mirror.applications(check_name("name", name))
-        if self.node in instances and not include_self:
-            del instances[self.node]
-        if wanted is EVERY:
-            return instances
-        return {node: route for node, route in instances.items() if wanted.passes(route)}
-
-    def _suspected(self, name: str) -> Callable[[str], bool]:
-        return lambda node: self.mirror.application_suspected(name, node)
+    def _choice(self, name: str, wanted: Filter, include_self: bool) -> Choice:
+        """Return the way to choose, up to date with what is known. A name that has instances obeys the rules."""
+        try:
+            instances = self.mirror.instances(name)
+        except TypeError:  # no str
+            check_name("name", name)
+            raise
+        choice = self._choices.of(name, include_self, wanted)
+        if choice.instances is not instances:
+            choice.renew(instances, wanted, None if include_self else self.node)
+        return choice
 
     def _no_instance(self, name: str, wanted: Filter, include_self: bool) -> Never:
-        self._rotations.forget(name, include_self, wanted)
+        self._choices.forget(name, include_self, wanted)
+        check_name("name", name)
         why = self._shortfall(name, wanted, include_self, 1)
         raise NoRouteError(f"no application {name!r} in {self._where()}: {why}")
 
     def _shortfall(self, name: str, wanted: Filter, include_self: bool, instances: int) -> str:
-        routes = self._instances(name, EVERY, include_self)
-        if not routes and self.node in self.mirror.applications(name):
+        routes = dict(self.mirror.instances(name).routes)
+        own = None if include_self else routes.pop(self.node or "", None)
+        if own is not None and not routes:
             return "only this node itself has it: include_self=True counts it in"
         return shortfall(wanted, routes.values(), instances)
 
@@ -208,10 +210,11 @@ class View:
 
     def _commit(self, *steps: Step) -> None:
         for step in steps:
-            self._note(step.skipped)
-        for step in steps:
-            if step.events:
-                self._hub.publish(step.events)
+            if step.skipped:
+                self._note(step.skipped)
+        events = [event for step in steps for event in step.events]
+        if events:
+            self._hub.publish(events)
 
     def _note(self, skipped: Iterable[Skipped]) -> None:
         for each in skipped:

@@ -164,6 +164,11 @@ class ConfigMirror:
         """Say whether an item that was put, or deleted, at a level and a revision is so here, or has changed since."""
         return self._changed.get(level, 0) >= revision or (gone and item not in self._levels[level])
 
+    @property
+    def values(self) -> Mapping[str, Value]:
+        """The effective values, live: the same mapping from one snapshot to the next."""
+        return self._effective
+
     def value(self, item: str) -> Value:
         """Return the effective value of an item. Raises UnknownItemError where no level has it."""
         try:

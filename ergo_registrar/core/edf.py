@@ -27,6 +27,7 @@ from typing import TypeVar, get_args
 
 from ergo_registrar.errors import DecodeError, ValidationError
 from ergo_registrar.routes import (
+    NO_VERSION,
     ApplicationMode,
     ApplicationRoute,
     ApplicationRouteLayout,
@@ -44,16 +45,18 @@ _ROUTES_PREFIX = b"\x82" + struct.pack(">H", len(_ROUTE_TYPE)) + _ROUTE_TYPE
 _APPLICATION_NAME = b"#ergo.services/ergo/gen/ApplicationRoute"
 _APPLICATION_PREFIX = b"\x83" + struct.pack(">H", len(_APPLICATION_NAME)) + _APPLICATION_NAME
 
-_UINT8, _UINT16, _UINT32 = struct.Struct(">B"), struct.Struct(">H"), struct.Struct(">I")
+_UINT16, _UINT32 = struct.Struct(">H"), struct.Struct(">I")
 _LIST_HEAD = struct.Struct(">BI")
 _PORT_TLS = struct.Struct(">HB")
 _WEIGHT_MODE = struct.Struct(">qq")
 _STATE = struct.Struct(">i")
+_WEIGHT_MODE_STATE = struct.Struct(">qqi")
+_NO_VERSION_BYTES = bytes(4 * _UINT16.size)  # four empty strings
 
 _MOST_ATOM, _MOST_STRING = 255, 65_535  # bytes
 _MOST_ITEMS = 2**32 - 1
-_MODES = {mode.value: mode for mode in ApplicationMode}
-_STATES = {state.value: state for state in ApplicationState}
+_MODES: dict[int, ApplicationMode] = {mode.value: mode for mode in ApplicationMode}
+_STATES: dict[int, ApplicationState] = {state.value: state for state in ApplicationState}
 
 
 def encode_routes(routes: list[Route] | tuple[Route, ...] | None) -> bytes:
@@ -97,7 +100,7 @@ def encode_application_route(route: ApplicationRoute, layout: ApplicationRouteLa
     parts.append(_int_bytes("application.state", route.state, 32))
     if layout == "tags+version":
         parts.append(_version_bytes("application.version", route.version))
-    elif route.version != Version():
+    elif route.version != NO_VERSION:
         rule = f"must be empty in layout {layout!r}; set application_route_layout to 'tags+version' to write it"
         raise ValidationError("application.version", route.version, rule)
     return _to_base64(b"".join(parts))
@@ -126,29 +129,35 @@ def _decode(data: bytes | str, prefix: bytes, read: Callable[[bytes, int], tuple
         value, end = read(edf, len(prefix))
         if end != len(edf):
             raise DecodeError(f"should end at byte {end} of {len(edf)}")
-    except struct.error:
+    except (struct.error, IndexError):
         raise DecodeError(f"{what}: ends too early") from None
     except (DecodeError, ValueError) as error:  # ValueError: base64 without its padding, or text that is not UTF-8
         raise DecodeError(f"{what}: {error}") from None
     return value
 
 
-# Readers take the bytes and where to begin, and return what they read and where it ends. `struct` refuses to read
-# behind the end, and each item of a list takes at least two bytes, so a false count ends with the bytes. A text that is
-# cut short ends behind the end: whoever reads on there fails, and so does `_decode` when it was the last.
+# Readers take the bytes and where to begin, and return what they read and where it ends. `struct` and an index refuse
+# what is behind the end, and each item of a list takes at least two bytes, so a false count ends with the bytes. A text
+# that is cut short ends behind the end: whoever reads on there fails, and so does `_decode` when it was the last.
 
 
-def _read_text(edf: bytes, at: int, most: int = _MOST_STRING) -> tuple[str, int]:
-    (length,) = _UINT16.unpack_from(edf, at)
+def _read_string(edf: bytes, at: int) -> tuple[str, int]:
     start = at + 2
-    end = start + length
-    if length > most:
-        raise DecodeError(f"byte {at}: a text of {length} bytes, should be at most {most}")
-    return str(edf[start:end], "utf-8"), end
+    end = start + (edf[at] << 8 | edf[at + 1])
+    return edf[start:end].decode(), end
+
+
+def _read_atom(edf: bytes, at: int) -> tuple[str, int]:
+    if edf[at] > 0:
+        length = edf[at] << 8 | edf[at + 1]
+        raise DecodeError(f"byte {at}: a text of {length} bytes, should be at most {_MOST_ATOM}")
+    start = at + 2
+    end = start + edf[at + 1]
+    return edf[start:end].decode(), end
 
 
 def _read_count(edf: bytes, at: int) -> tuple[int | None, int]:
-    (kind,) = _UINT8.unpack_from(edf, at)
+    kind = edf[at]
     if kind == _NIL:
         return None, at + 1
     if kind != _LIST:
@@ -158,10 +167,12 @@ def _read_count(edf: bytes, at: int) -> tuple[int | None, int]:
 
 
 def _read_version(edf: bytes, at: int) -> tuple[Version, int]:
-    name, at = _read_text(edf, at)
-    release, at = _read_text(edf, at)
-    commit, at = _read_text(edf, at)
-    license, at = _read_text(edf, at)
+    if edf.startswith(_NO_VERSION_BYTES, at):
+        return NO_VERSION, at + len(_NO_VERSION_BYTES)
+    name, at = _read_string(edf, at)
+    release, at = _read_string(edf, at)
+    commit, at = _read_string(edf, at)
+    license, at = _read_string(edf, at)
     return Version(name, release, commit, license), at
 
 
@@ -171,7 +182,7 @@ def _read_routes(edf: bytes, at: int) -> tuple[list[Route] | None, int]:
         return None, at
     routes = []
     for _ in range(count):
-        host, at = _read_text(edf, at)
+        host, at = _read_string(edf, at)
         port, tls = _PORT_TLS.unpack_from(edf, at)
         if tls > 1:
             raise DecodeError(f"byte {at + 2}: a bool should be 0 or 1, not {tls}")
@@ -182,19 +193,16 @@ def _read_routes(edf: bytes, at: int) -> tuple[list[Route] | None, int]:
 
 
 def _read_application_route(edf: bytes, at: int) -> tuple[ApplicationRoute, int]:
-    node, at = _read_text(edf, at, _MOST_ATOM)
-    name, at = _read_text(edf, at, _MOST_ATOM)
-    mode: int
-    state: int
+    node, at = _read_atom(edf, at)
+    name, at = _read_atom(edf, at)
+    if len(edf) - at == _WEIGHT_MODE_STATE.size:  # "v3.1"; the shortest Tags would be one byte more
+        weight, mode, state = _WEIGHT_MODE_STATE.unpack_from(edf, at)
+        return ApplicationRoute(node, name, weight, _MODES.get(mode, mode), _STATES.get(state, state)), len(edf)
     weight, mode = _WEIGHT_MODE.unpack_from(edf, at)
-    at += _WEIGHT_MODE.size
-    has_tags = len(edf) - at != _STATE.size  # a State alone is 4 bytes, with the shortest Tags it is 5
-    tags, at = _read_tags(edf, at) if has_tags else (None, at)
+    tags, at = _read_tags(edf, at + _WEIGHT_MODE.size)
     (state,) = _STATE.unpack_from(edf, at)
     at += _STATE.size
-    version = Version()
-    if has_tags and at < len(edf):
-        version, at = _read_version(edf, at)
+    version, at = _read_version(edf, at) if at < len(edf) else (NO_VERSION, at)
     return ApplicationRoute(node, name, weight, _MODES.get(mode, mode), _STATES.get(state, state), tags, version), at
 
 
@@ -204,7 +212,7 @@ def _read_tags(edf: bytes, at: int) -> tuple[tuple[str, ...] | None, int]:
         return None, at
     tags = []
     for _ in range(count):
-        tag, at = _read_text(edf, at, _MOST_ATOM)
+        tag, at = _read_atom(edf, at)
         tags.append(tag)
     return tuple(tags), at
 

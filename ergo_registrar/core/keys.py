@@ -49,7 +49,7 @@ _CONFIG_PREFIXES = {
 }
 
 
-class ConfigKey(msgspec.Struct, frozen=True):
+class ConfigKey(msgspec.Struct, frozen=True, gc=False):
     """Where an item stands: at which level, and for which node at the two levels of a node, else None."""
 
     level: ConfigLevel
@@ -57,20 +57,20 @@ class ConfigKey(msgspec.Struct, frozen=True):
     node: str | None = None
 
 
-class NodeKey(msgspec.Struct, frozen=True):
+class NodeKey(msgspec.Struct, frozen=True, gc=False):
     """The key of a node's routes."""
 
     node: str
 
 
-class ApplicationKey(msgspec.Struct, frozen=True):
+class ApplicationKey(msgspec.Struct, frozen=True, gc=False):
     """The key of the route of application `name` on `node`."""
 
     name: str
     node: str
 
 
-class LeavingKey(msgspec.Struct, frozen=True):
+class LeavingKey(msgspec.Struct, frozen=True, gc=False):
     """The key by which a node says that it leaves on purpose."""
 
     node: str
@@ -153,10 +153,10 @@ def prefix_end(prefix: bytes) -> bytes:
 def parse_route_key(prefix: bytes, key: bytes) -> NodeKey | ApplicationKey | LeavingKey:
     """Return what `key` stands for, `prefix` being its cluster's `routes_prefix`. Raises DecodeError."""
     match _names(prefix, key):
-        case ["nodes", node] if node != _ANY_NODE:
-            return NodeKey(node)
         case ["applications", name, node] if node != _ANY_NODE:
             return ApplicationKey(name, node)
+        case ["nodes", node] if node != _ANY_NODE:
+            return NodeKey(node)
         case ["leaving", node] if node != _ANY_NODE:
             return LeavingKey(node)
     raise DecodeError(f"key {key!r} should name a node, an application on a node, or a node that leaves")
@@ -175,9 +175,12 @@ def _names(prefix: bytes, key: bytes) -> list[str]:
     if not key.startswith(prefix):
         return []
     try:
-        names = key[len(prefix) :].decode().split("/")
+        text = key[len(prefix) :].decode()
     except UnicodeDecodeError:
         return []
+    names = text.split("/")
+    if text.isascii() and text.isprintable() and len(text) <= _MOST_BYTES:  # as nearly always, and quickly seen
+        return [] if "" in names else names
     return names if all(map(_is_name, names)) else []
 
 

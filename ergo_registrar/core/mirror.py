@@ -26,6 +26,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from ergo_registrar.core.edf import decode_application_route, decode_routes
+from ergo_registrar.core.instances import NOWHERE, Instances
 from ergo_registrar.core.keys import ApplicationKey, NodeKey, parse_route_key, routes_prefix
 from ergo_registrar.core.records import Record, Skipped, Step
 from ergo_registrar.errors import DecodeError
@@ -50,7 +51,7 @@ _STATE_EVENTS: dict[int, type[ApplicationLoaded | ApplicationStarted | Applicati
 }
 
 
-class _Node(msgspec.Struct):
+class _Node(msgspec.Struct, gc=False):
     """One life of a node's key, which begins at `create_revision`. `departing`: it said good-bye in this life."""
 
     routes: tuple[Route, ...]
@@ -87,6 +88,7 @@ class Mirror:
         self._suspected_nodes: dict[str, float] = {}
         self._suspected_applications: dict[str, dict[str, float]] = {}
         self._paused_at: float | None = None
+        self._instances: dict[str, Instances] = {}  # of the applications that were asked for, until they change
 
     def become(self, node: str | None) -> Step:
         """Be the mirror of this node from now on, or of an observer.
@@ -99,6 +101,7 @@ class Mirror:
             if name is not None and self.own != node:
                 self._forget(name, self._heard(name, events))
         self.own = node
+        self._instances.clear()
         return Step(events, [])
 
     def snapshot(self, records: Iterable[Record], revision: int, now: float) -> Step:
@@ -113,7 +116,28 @@ class Mirror:
 
     def batch(self, records: Sequence[Record], revision: int, now: float) -> Step:
         """Take all changes of one revision."""
+        if len(records) == 1 and (step := self._publish(records[0], revision)):
+            return step
         return self._apply(self._read(records), revision, now)
+
+    def _publish(self, record: Record, revision: int) -> Step | None:
+        """Take a revision that only published an application, as most do; None if it is not that.
+
+        It does what `_apply` does, without sorting what is alone.
+        """
+        if record.value is None:
+            return None
+        try:
+            key = parse_route_key(self._prefix, record.key)
+            if not isinstance(key, ApplicationKey):
+                return None
+            route = _published(key, record.value)
+        except DecodeError:
+            return None
+        self.revision = revision
+        events: list[Event] = []
+        self._application_seen(route, [] if key.node == self.own else events)
+        return Step(events, [])
 
     def tick(self, now: float) -> Step:
         """End the suspicions whose grace is over. Nothing else ends one by time alone.
@@ -167,9 +191,24 @@ class Mirror:
         known = self._nodes.get(node)
         return None if known is None else known.routes
 
-    def applications(self, name: str) -> dict[str, ApplicationRoute]:
-        """Return where an application is, by node: suspects and the own node included."""
-        return dict(self._applications.get(name, ()))
+    def instances(self, name: str) -> Instances:
+        """Return where an application is: the same object until something about it changed.
+
+        It is only believed to be on a node where that node is a suspect, or its own key is gone.
+        """
+        return self._instances.get(name) or self._look(name)
+
+    def _look(self, name: str) -> Instances:
+        routes = self._applications.get(name)
+        if routes is None:
+            return NOWHERE
+        suspects = frozenset(
+            node
+            for node in routes
+            if node in self._suspected_nodes or name in self._suspected_applications.get(node, ())
+        )
+        known = self._instances[name] = Instances(dict(routes), suspects)
+        return known
 
     def sizes(self) -> tuple[int, int, int]:
         """Return how many other nodes there are, how many applications, and on how many nodes these are, summed up."""
@@ -179,10 +218,6 @@ class Mirror:
     def suspected(self, node: str) -> bool:
         """Say whether a node is only believed to be there."""
         return node in self._suspected_nodes
-
-    def application_suspected(self, name: str, node: str) -> bool:
-        """Say whether an application is only believed to be on a node: its node is, or its own key is gone."""
-        return node in self._suspected_nodes or name in self._suspected_applications.get(node, ())
 
     def state_events(self) -> list[Event]:
         """Return the whole state about others as the events that would lead to it, in the order of one revision."""
@@ -215,10 +250,7 @@ class Mirror:
         if isinstance(key, ApplicationKey):
             changes.applications[key.name, key.node] = None
             if record.value is not None:
-                route = decode_application_route(record.value)
-                if route.name != key.name or route.node != key.node:
-                    raise DecodeError(f"the value is about application {route.name!r} on node {route.node!r}")
-                changes.applications[key.name, key.node] = route
+                changes.applications[key.name, key.node] = _published(key, record.value)
         elif isinstance(key, NodeKey):
             changes.nodes[key.node] = None
             if record.value is not None:
@@ -266,6 +298,7 @@ class Mirror:
         self._nodes[node] = seen
         if known is not None:
             if self._suspected_nodes.pop(node, None) is not None:
+                self._instances.clear()
                 events.append(NodeRecovered(revision=self.revision, name=node))
             elif known.create_revision == seen.create_revision:
                 seen.departing |= known.departing
@@ -282,17 +315,22 @@ class Mirror:
             return
         if self._grace > 0 and not known.departing:
             self._suspected_nodes[node] = self._deadline(now)
+            self._instances.clear()
             events.append(NodeSuspected(revision=self.revision, name=node))
         else:
             self._leave(node, self.revision, events)
 
     def _application_seen(self, route: ApplicationRoute, events: list[Event]) -> None:
-        routes = self._applications.setdefault(route.name, {})
-        previous = routes.get(route.node)
+        name, node = route.name, route.node
+        routes = self._applications.get(name)
+        if routes is None:
+            routes = self._applications[name] = {}
+        previous = routes.get(node)
         if self._suspected_applications:
-            self._trust(route.name, route.node)
+            self._trust(name, node)
         if previous != route:
-            routes[route.node] = route
+            routes[node] = route
+            self._instances.pop(name, None)
             events.append(_application_event(route, previous, self.revision))
 
     def _application_gone(self, name: str, node: str, reborn: bool, now: float, events: list[Event]) -> None:
@@ -305,13 +343,15 @@ class Mirror:
             self._stop(name, node, self.revision, events)
         else:
             self._suspected_applications.setdefault(node, {})[name] = deadline
+            self._instances.pop(name, None)
 
     def _deadline(self, now: float) -> float:
         return (now if self._paused_at is None else self._paused_at) + self._grace
 
     def _leave(self, node: str, revision: int, events: list[Event]) -> None:
         del self._nodes[node]
-        self._suspected_nodes.pop(node, None)
+        if self._suspected_nodes.pop(node, None) is not None:
+            self._instances.clear()
         events.append(NodeLeft(revision=revision, name=node))
         self._stop_suspected(node, revision, events)
 
@@ -327,6 +367,7 @@ class Mirror:
 
     def _stop(self, name: str, node: str, revision: int, events: list[Event]) -> None:
         self._trust(name, node)
+        self._instances.pop(name, None)
         routes = self._applications[name]
         events.append(ApplicationStopped(revision=revision, route=routes.pop(node)))
         if not routes:
@@ -335,8 +376,18 @@ class Mirror:
     def _trust(self, name: str, node: str) -> None:
         """End the suspicion of an application, if there is one."""
         deadlines = self._suspected_applications.get(node)
-        if deadlines is not None and deadlines.pop(name, None) is not None and not deadlines:
-            del self._suspected_applications[node]
+        if deadlines is not None and deadlines.pop(name, None) is not None:
+            self._instances.pop(name, None)
+            if not deadlines:
+                del self._suspected_applications[node]
+
+
+def _published(key: ApplicationKey, value: bytes) -> ApplicationRoute:
+    """Return the route that stands at a key. Raises DecodeError, also when it is about something else."""
+    route = decode_application_route(value)
+    if route.name != key.name or route.node != key.node:
+        raise DecodeError(f"the value is about application {route.name!r} on node {route.node!r}")
+    return route
 
 
 def _application_event(route: ApplicationRoute, previous: ApplicationRoute | None, revision: int) -> Event:

@@ -5,7 +5,7 @@ import msgspec
 from ergo_registrar.events import Event
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One key of etcd, at one revision.
 
     `value` is None when the key was deleted. `create_revision` is the revision at which this life of the key began
@@ -20,14 +20,14 @@ class Record(msgspec.Struct, frozen=True):
     lease: int = 0
 
 
-class Skipped(msgspec.Struct, frozen=True):
+class Skipped(msgspec.Struct, frozen=True, gc=False):
     """A key that was left out because it, or its value, is not what belongs there."""
 
     key: bytes
     reason: str
 
 
-class Step(msgspec.Struct, frozen=True):
+class Step(msgspec.Struct, frozen=True, gc=False):
     """What one step of a mirror made of its input: what to tell, in order, and what was left out."""
 
     events: list[Event]

@@ -75,6 +75,7 @@ class Claim:
         self._connection = connection
         self._cluster = cluster
         self._node_key = publication.node_key
+        self._ending = f"/{self.node}".encode()  # of every key of ours
         self._clock = clock
         self._random = rng
         self._leases: dict[int, None] = {}  # every lease of ours that may still live, the newest last
@@ -87,7 +88,7 @@ class Claim:
 
     def is_amiss(self, record: Record) -> bool:
         """Say whether a key in etcd is not as we put it, and take note of one that should not be there."""
-        if not record.key.endswith(b"/" + self.node.encode()):
+        if not record.key.endswith(self._ending):
             return False
         wanted = self.wanted.get(record.key)
         if wanted is not None:

@@ -16,8 +16,8 @@ from 1 up, and created one at a time, because a refusal carries the id -1 or 0; 
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from itertools import chain, groupby
-from operator import attrgetter, itemgetter
+from itertools import chain
+from operator import attrgetter
 from typing import Any, Never, Protocol
 
 import anyio
@@ -42,14 +42,18 @@ _HOLD = 1.0  # seconds for which changes wait for a new stream's first proof; so
 _ASK_AGAIN = 0.25  # seconds; etcd since 3.4.25 and 3.5.8 answers only once it has sent everything (its issue 15220)
 
 
+Change = tuple[int, Sequence[Record]]
+"""A revision, and all that it changed under a prefix, in order."""
+
+
 class Sink(Protocol):
     """Who decides what becomes of what was read. All run without delay, and are never called at the same time."""
 
     def listed(self, revision: int, found: dict[bytes, list[Record]], asked: float) -> None:
         """Take the whole of every prefix, as of one revision, as asked for at a time of the clock."""
 
-    def changed(self, prefix: bytes, revision: int, records: Sequence[Record]) -> None:
-        """Take all changes that one revision made under one prefix, in order."""
+    def changed(self, prefix: bytes, changes: Sequence[Change]) -> None:
+        """Take changes under one prefix, of one revision after the other."""
 
     def shown(self, revision: int, asked: float) -> None:
         """Take note that every change up to `revision` was told, and all that there were when etcd was asked for it."""
@@ -89,7 +93,7 @@ class Watcher:
         self._denied = False  # a stream was refused, and none was opened since
         # What came on a stream that is not proven yet. Its watches catch up one by one, so that what came first may be
         # the younger; told like that, a value that moved from one level to another would be gone for a moment.
-        self._held: list[tuple[int, bytes, list[Record]]] | None = None
+        self._held: list[tuple[bytes, Change]] | None = None
         self._history = (0, 0)  # the id of the etcd cluster that was read, and its raft term then
         self._stream: Stream | None = None
         self._stats = stats
@@ -222,7 +226,7 @@ class Watcher:
         A put that is missing would be younger than all we know, and a deletion that is missing shows in the count.
         """
         applied, known = self._applied[prefix], self._counts[prefix]
-        for changed, where, records in self._held or ():
+        for where, (changed, records) in self._held or ():
             if where == prefix and applied < changed <= revision:
                 applied, known = changed, known + _growth(records)
         return youngest <= applied and known == count
@@ -330,14 +334,11 @@ class Watcher:
                 continue
             if number > len(self._prefixes):
                 raise WatchRefusedError(f"etcd told of watch {number}, and there are {len(self._prefixes)}")
-            prefix = self._prefixes[number - 1]
-            steps = groupby(events, key=attrgetter("kv.mod_revision")) if events else ((revision, ()),)
-            for changed, group in steps:
-                step = changed, prefix, [_changed(event) for event in group]
-                if self._held is None:
-                    self._apply(*step)
-                else:
-                    self._held.append(step)
+            prefix, changes = self._prefixes[number - 1], _changes(revision, events)
+            if self._held is None:
+                self._apply(prefix, changes)
+            else:
+                self._held.extend((prefix, change) for change in changes)
 
     def _answered(self, stream: Stream, revision: int, asked: float) -> None:
         stream.answered.set()
@@ -351,16 +352,20 @@ class Watcher:
     def _release(self) -> None:
         """Apply what was held back since the stream began, by revision, and from now on at once what comes."""
         held, self._held = self._held, None
-        for step in sorted(held or (), key=itemgetter(0)):
-            self._apply(*step)
+        for prefix, change in sorted(held or (), key=lambda each: each[1][0]):
+            self._apply(prefix, [change])
 
-    def _apply(self, revision: int, prefix: bytes, records: Sequence[Record]) -> None:
-        if revision > self._applied[prefix]:  # else applied before the break
-            if records:
-                self._sink.changed(prefix, revision, records)
-                self._youngest = records[-1]
-            self._applied[prefix] = revision
-            self._counts[prefix] += _growth(records)
+    def _apply(self, prefix: bytes, changes: list[Change]) -> None:
+        applied = self._applied[prefix]
+        if changes[0][0] <= applied:  # applied before the break
+            changes = [change for change in changes if change[0] > applied]
+        told = [change for change in changes if change[1]]
+        if told:
+            self._sink.changed(prefix, told)
+            self._youngest = told[-1][1][-1]
+            self._counts[prefix] += sum(_growth(records) for _, records in told)
+        if changes:
+            self._applied[prefix] = changes[-1][0]
 
     def _pauses(self) -> Iterator[float]:
         return delays(self._random, first=_RETRY_FIRST, most=_RETRY_MOST)
@@ -405,7 +410,26 @@ async def _page(connection: Connection, prefix: bytes, start: bytes, end: bytes,
 
 def _growth(records: Iterable[Record]) -> int:
     """Return how many more keys there are behind these changes of one revision."""
-    return sum(-1 if r.value is None else r.create_revision == r.mod_revision for r in records)
+    growth = 0
+    for record in records:
+        if record.value is None:
+            growth -= 1
+        elif record.create_revision == record.mod_revision:
+            growth += 1
+    return growth
+
+
+def _changes(revision: int, events: Iterable[Any]) -> list[Change]:
+    """Return the changes that an answer tells of, one for each revision; that of the answer alone if it tells none."""
+    changes: list[tuple[int, list[Record]]] = []
+    newest, records = 0, list[Record]()
+    for event in events:
+        record = _changed(event)
+        if record.mod_revision != newest:
+            newest, records = record.mod_revision, []
+            changes.append((newest, records))
+        records.append(record)
+    return [*changes] or [(revision, [])]
 
 
 def _changed(event: Any) -> Record:

@@ -1,4 +1,4 @@
-"""What a run of the benchmarks found: figures, and the machine they are of. Kept in docs/explanation/benchmarks.json."""
+"""What a run of the benchmarks found: figures, and the machine they are of."""
 
 import os
 import platform
@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 KEPT = Path(__file__).parents[2] / "docs/explanation/benchmarks.json"
+"""The report that is kept."""
 
 Better = Literal["lower", "higher"]
 

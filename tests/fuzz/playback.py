@@ -20,7 +20,7 @@ from ergo_registrar.core.records import Record
 from ergo_registrar.errors import RegistrarError
 from ergo_registrar.etcd.client import Client
 from ergo_registrar.etcd.connection import Connection
-from ergo_registrar.etcd.watch import Watcher
+from ergo_registrar.etcd.watch import Change, Watcher
 from ergo_registrar.events import Event
 from ergo_registrar.options import Options
 from ergo_registrar.stats import Stats
@@ -209,9 +209,9 @@ class _Witness:
         self._journal.append(Listed(revision, {prefix: list(records) for prefix, records in found.items()}))
         self._view.listed(revision, found, asked)
 
-    def changed(self, prefix: bytes, revision: int, records: Sequence[Record]) -> None:
-        self._journal.append(Changed(prefix, revision, list(records)))
-        self._view.changed(prefix, revision, records)
+    def changed(self, prefix: bytes, changes: Sequence[Change]) -> None:
+        self._journal.extend(Changed(prefix, revision, list(records)) for revision, records in changes)
+        self._view.changed(prefix, changes)
 
     def shown(self, revision: int, asked: float) -> None:
         self._journal.append(Shown(revision))

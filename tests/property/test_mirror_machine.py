@@ -1,7 +1,6 @@
 """The mirror against a slow model that is told the whole of etcd's keys each time and remembers all it was told."""
 
 import dataclasses
-import itertools
 import random
 from collections.abc import Mapping
 
@@ -299,12 +298,16 @@ class MirrorMachine(RuleBasedStateMachine):
             assert self.mirror.routes(node) == routes
             assert self.mirror.suspected(node) == (node in belief.suspected_nodes)
         for name in NAMES:
-            assert self.mirror.applications(name) == {
+            instances = self.mirror.instances(name)
+            assert instances.routes == {
                 node: route for (other, node), route in belief.applications.items() if other == name
             }
-        for name, node in itertools.product(NAMES, NODES):
-            believed_only = node in belief.suspected_nodes or (name, node) in belief.suspected_applications
-            assert self.mirror.application_suspected(name, node) == believed_only
+            assert instances.suspects == {
+                node
+                for node in instances.routes
+                if node in belief.suspected_nodes or (name, node) in belief.suspected_applications
+            }
+            assert self.mirror.instances(name) is instances
         if not self.model.grace:
             keys = [key for key, _ in filter(None, map(decoded, self.etcd.records.values()))]
             assert set(belief.nodes) == {key.node for key in keys if isinstance(key, NodeKey)}

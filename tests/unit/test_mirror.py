@@ -124,7 +124,7 @@ def test_the_life_of_an_application(cluster: Cluster) -> None:
     assert cluster.put_application(stopping) == [ApplicationStopping(revision=4, route=stopping)]
     assert cluster.put_application(unnamed) == [ApplicationUpdated(revision=5, route=unnamed, previous=stopping)]
     assert cluster.commit({application_key("c", "api", "a@h"): None}) == [ApplicationStopped(revision=6, route=unnamed)]
-    assert cluster.mirror.applications("api") == {}
+    assert cluster.mirror.instances("api").routes == {}
     assert cluster.put_application(unnamed) == [ApplicationUpdated(revision=7, route=unnamed, previous=None)]
 
 
@@ -160,10 +160,10 @@ def test_nobody_hears_of_oneself() -> None:
     assert cluster.start("me@h", "api") == []
     assert cluster.mirror.nodes() == []
     assert cluster.mirror.routes("me@h") == (ROUTE,)
-    assert list(cluster.mirror.applications("api")) == ["me@h"]
+    assert list(cluster.mirror.instances("api").routes) == ["me@h"]
     assert cluster.mirror.state_events() == []
     assert cluster.lose("me@h", "api") + cluster.wait(10) == []
-    assert cluster.mirror.applications("api") == {}
+    assert cluster.mirror.instances("api").routes == {}
 
 
 def test_what_cannot_be_read_is_skipped_and_counts_as_absent(cluster: Cluster) -> None:
@@ -189,8 +189,8 @@ def test_a_node_that_vanishes_is_suspected_and_stays_resolvable(lenient: Cluster
     assert plain(lenient.lose("web1@h", "api", "db")) == [("NodeSuspected", "web1@h")]
     assert lenient.mirror.nodes() == ["web1@h"]
     assert lenient.mirror.suspected("web1@h")
-    assert list(lenient.mirror.applications("api")) == ["web1@h"]
-    assert lenient.mirror.application_suspected("api", "web1@h")
+    assert list(lenient.mirror.instances("api").routes) == ["web1@h"]
+    assert "web1@h" in lenient.mirror.instances("api").suspects
     assert [type(event) for event in lenient.mirror.state_events()] == [
         NodeJoined,
         NodeSuspected,
@@ -216,9 +216,9 @@ def test_a_go_node_that_comes_back_puts_itself_first_and_its_applications_one_by
     lenient.wait(4)
     assert plain(lenient.put_node("web1@h", ROUTE)) == [("NodeRecovered", "web1@h")]
     assert not lenient.mirror.suspected("web1@h")
-    assert lenient.mirror.application_suspected("api", "web1@h")
+    assert "web1@h" in lenient.mirror.instances("api").suspects
     assert lenient.put_application(running("web1@h", "api")) == []
-    assert not lenient.mirror.application_suspected("api", "web1@h")
+    assert "web1@h" not in lenient.mirror.instances("api").suspects
     assert plain(lenient.wait(6)) == [("ApplicationStopped", "db", "web1@h")]
 
 
@@ -312,7 +312,7 @@ def test_a_node_that_died_and_came_back_unseen_gets_time_to_put_its_applications
     lenient.etcd.commit(dict.fromkeys(lenient.etcd.records))
     lenient.etcd.commit(node_entry("web1@h", ROUTE))
     assert lenient.resync() == []
-    assert lenient.mirror.application_suspected("api", "web1@h")
+    assert "web1@h" in lenient.mirror.instances("api").suspects
     assert lenient.put_application(running("web1@h", "api")) == []
     assert plain(lenient.wait(10)) == [("ApplicationStopped", "db", "web1@h")]
 
@@ -335,7 +335,7 @@ def test_without_grace_a_listing_is_the_whole_truth(cluster: Cluster) -> None:
     cluster.etcd.commit(dict.fromkeys([node_key("c", "a@h"), application_key("c", "api", "a@h")]))
     cluster.etcd.commit(node_entry("a@h", ROUTE))
     assert plain(cluster.resync()) == [("ApplicationStopped", "api", "a@h")]
-    assert list(cluster.mirror.applications("api")) == ["b@h"]
+    assert list(cluster.mirror.instances("api").routes) == ["b@h"]
 
 
 def test_one_revision_is_told_in_the_order_of_names(cluster: Cluster) -> None:
@@ -363,7 +363,7 @@ def test_a_listing_does_not_cut_the_grace_of_an_application_short(lenient: Clust
     lenient.lose("web1@h", "api", "db")
     lenient.start("web1@h", "api")
     assert lenient.resync() == []
-    assert lenient.mirror.application_suspected("db", "web1@h")
+    assert "web1@h" in lenient.mirror.instances("db").suspects
 
 
 def test_an_observer_that_becomes_a_node_tells_that_an_earlier_holder_of_the_name_left(lenient: Cluster) -> None:
@@ -377,5 +377,5 @@ def test_an_observer_that_becomes_a_node_tells_that_an_earlier_holder_of_the_nam
     assert lenient.mirror.become("web1@h").events == []
     assert lenient.start("web1@h", "api") == []
     assert lenient.mirror.become(None).events == []
-    assert lenient.mirror.applications("api") == {}
+    assert lenient.mirror.instances("api").routes == {}
     assert plain(lenient.resync()) == [("NodeJoined", "web1@h"), ("ApplicationStarted", "api", "web1@h")]
