@@ -23,6 +23,7 @@ from ergo_registrar.core.records import Record
 from ergo_registrar.core.registration import Publication
 from ergo_registrar.core.session import Announcement, Input, State, advance
 from ergo_registrar.errors import ConnectionFailedError, RegistrarError, TerminatedError
+from ergo_registrar.etcd.claim import Lease
 from ergo_registrar.etcd.configuration import Configuration
 from ergo_registrar.etcd.connection import Connection
 from ergo_registrar.etcd.lease import Registration
@@ -251,10 +252,14 @@ class Runner:
         return session.registration if session else None
 
     @property
-    def _revision_lag(self) -> int | None:
+    def _lease(self) -> Lease | None:
         registration = self._held
-        newest = registration.revision if registration else None
-        return None if newest is None else max(0, newest - max(self._covered, self._view.revision))
+        return registration.lease if registration else None
+
+    @property
+    def _revision_lag(self) -> int | None:
+        lease = self._lease
+        return None if lease is None else max(0, lease.revision - max(self._covered, self._view.revision))
 
     def health(self) -> Health:
         """Return how the registrar is, from memory. Any thread may call it."""
@@ -348,7 +353,7 @@ class Runner:
     def shown(self, revision: int, asked: float) -> None:
         """Take note that the watch shows every change. For an observer, who has no lease, this is the session."""
         self._view.shown(revision, asked)
-        self._covered = (self._held and self._held.revision) or self._covered
+        self._covered = (self._lease and self._lease.revision) or self._covered
         self._blind_since = None
         if self._session is None:
             return
@@ -374,6 +379,8 @@ class Runner:
     def _told(self, happened: Input, reason: Exception | None) -> None:
         """Take note of what happened to a member, who is connected only while the lease and the watch both are."""
         self._lease_silent = happened is Input.SILENT
+        if happened is Input.PROVEN:
+            self._confirm()
         if happened is Input.PROVEN and (self._blind_since is not None or self._unproven is not None):
             return
         why_blind = self._reason or ConnectionFailedError("the watch is not back yet")
@@ -383,6 +390,12 @@ class Runner:
                 self._advance(Input.SILENT, why_blind)
             self._doubt()
             self._ask()
+
+    def _confirm(self) -> None:
+        """Let the watch know what etcd said of its revision when it confirmed the lease."""
+        lease = self._lease
+        if lease is not None and self._session is not None and self._session.watcher is not None:
+            self._session.watcher.confirmed(lease.revision, lease.proven)
 
     # The steps of entering
 

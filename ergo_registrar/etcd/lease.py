@@ -166,16 +166,15 @@ class Registration:
         return self._held.is_set()
 
     @property
+    def lease(self) -> Lease | None:
+        """The lease, as etcd last confirmed it; None without one."""
+        return self._claim.lease
+
+    @property
     def lease_left(self) -> float | None:
         """Seconds until the lease may be over unless etcd confirms it, negative once it may be; None without one."""
         lease = self._claim.lease
         return None if lease is None else lease.ends - self._clock()
-
-    @property
-    def revision(self) -> int | None:
-        """That of etcd when it last confirmed the lease, 0 before the first time; None without a lease."""
-        lease = self._claim.lease
-        return None if lease is None else lease.revision
 
     def hurry(self) -> None:
         """Look at once whether the lease is due: timers may be late."""

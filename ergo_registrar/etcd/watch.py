@@ -7,7 +7,8 @@ differences.
 
 An idle stream says nothing for minutes, a broken one too. So etcd is asked on the stream itself, every so often, how
 far it is, and its answer proves that nothing is missing. A stream on which nothing comes any more is given up. Where
-etcd is too old for its answers to prove that, a new stream is compared with what stands in etcd.
+etcd is too old for its answers to prove that, a new stream is compared with what stands in etcd. While nothing changes
+in etcd, the answers for the lease prove it, too, for they carry etcd's revision: then nothing is asked here.
 
 Sources: etcd's api/etcdserverpb/rpc.proto, and what was measured (docs/explanation/etcd.md). Watch ids are chosen here,
 from 1 up, and created one at a time, because a refusal carries the id -1 or 0; after one the stream is built anew.
@@ -39,6 +40,7 @@ _RETRY_FIRST, _RETRY_MOST = 0.1, 1.0  # seconds between two tries for a broken s
 _MOST = 2**63 - 1  # the largest revision there can be
 _CATCH_UP = 0.12  # seconds; every 0.1 s older etcds bring up to date what began in the past (syncWatchersLoop)
 _HOLD = 1.0  # seconds for which changes wait for a new stream's first proof; some may then be told out of order
+_PATIENT_BEATS = 1.25  # from a proof that came with the lease until etcd is asked: the next such one comes before
 _ASK_AGAIN = 0.25  # seconds; etcd since 3.4.25 and 3.5.8 answers only once it has sent everything (its issue 15220)
 
 
@@ -83,6 +85,8 @@ class Watcher:
         self._timeout = timeout  # seconds for `start`, and the most that etcd's word on a new watch may take
         self._beat = beat  # seconds between two proofs, and the most that a stream may be silent when asked for one
         self._asking = asyncio.Event()  # one is wanted now
+        self._due = 0.0  # when the next one is, unless one is wanted before
+        self._complete: int | None = None  # the revision up to which etcd proved that the stream showed everything
         self._clock = clock
         self._patience = _PATIENCE
         self._random = rng or random.Random()  # jitter is no secret
@@ -125,6 +129,15 @@ class Watcher:
         """Let etcd prove now that the view is whole, rather than when it is time."""
         self._asking.set()
 
+    def confirmed(self, revision: int, asked: float) -> None:
+        """Take note of etcd's revision in an answer to something else, which was asked for at a time of the clock.
+
+        If that is how far the stream has shown everything, nothing is missing, and etcd need not be asked for it.
+        """
+        if self._stream is not None and self._held is None and revision == self._complete:
+            self._due = max(self._due, asked + _PATIENT_BEATS * self._beat)
+            self._sink.shown(revision, asked)
+
     async def _keep_following(self) -> Never:
         pauses = self._pauses()
         while True:
@@ -158,8 +171,10 @@ class Watcher:
                 except ConnectionFailedError as error:
                     if stream is self._stream:  # else its reader saw it break, and told
                         self._sink.broken(error)
-            with anyio.move_on_after(self._beat):
-                await self._asking.wait()
+            self._due = self._clock() + self._beat
+            while not self._asking.is_set() and (left := self._due - self._clock()) > 0:
+                with anyio.move_on_after(left):
+                    await self._asking.wait()
 
     async def _question(self, stream: Stream) -> None:
         """Ask until there is an answer. Give the endpoint up if nothing at all comes on the stream for too long."""
@@ -192,6 +207,7 @@ class Watcher:
                     stream.whole = True
                     stream.asked_before = asked
                     self._release()
+                    self._complete = revision
                     self._sink.shown(revision, asked)
                     return
                 if self._clock() >= ends:
@@ -254,7 +270,7 @@ class Watcher:
             self._patience = min(2 * self._patience, self._timeout)
             raise
         self._stream, self._patience = stream, _PATIENCE
-        self._held, self._denied = [], False
+        self._held, self._denied, self._complete = [], False, None
         self._stats.watch_streams += 1
         self.ask()
         return stream
@@ -344,6 +360,7 @@ class Watcher:
         stream.answered.set()
         if stream.answers_last:
             self._release()
+            self._complete = revision
             self._sink.shown(revision, asked)
         else:  # what this answer overtook was there when the one before came
             self._sink.shown(0, stream.asked_before)
