@@ -1,4 +1,4 @@
-"""What a run of the benchmarks found: figures, and the machine they are of. Kept in docs/explanation/benchmarks.json."""
+"""What a run of the benchmarks found: figures, and whose machine. Kept in docs/explanation/benchmarks.json."""
 
 import os
 import platform
