@@ -15,6 +15,8 @@ nox.options.sessions = ["lint", "types", "docs", "fuzz", "chaos", "tests"]  # te
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 CORE = "ergo_registrar/core/*"
+ETCETRA = "ERGO_REGISTRAR_BENCH_ETCETRA"  # for the benchmarks: a Python that has etcetra
+ETCETRA_RELEASE = "etcetra==0.1.19"  # a peer that is measured is pinned: another release is another figure
 
 
 def install(session: nox.Session, group: str, *, package: bool = True) -> None:
@@ -77,6 +79,13 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """What the package takes, beside the least there is and beside its peers: `-- --quick`, `-- listing`."""
+    install(session, "bench")
+    session.run("python", "-m", "tests.benchmarks", *session.posargs, env=etcetra(session))
+
+
+@nox.session(default=False)
 def unit(session: nox.Session) -> None:
     """The tests that need no etcd: unit, property and architecture."""
     install(session, "test")
@@ -88,6 +97,25 @@ def integration(session: nox.Session) -> None:
     """The tests on a real etcd."""
     install(session, "test")
     session.run("pytest", *chosen(session, "tests/integration"))
+
+
+def etcetra(session: nox.Session) -> dict[str, str]:
+    """Return the variable that names a Python with etcetra, which wants another grpcio; none where there is none."""
+    given = os.environ.get(ETCETRA)
+    if given:
+        return {ETCETRA: given}
+    place = Path(session.virtualenv.location, "etcetra")  # kept with the session's own, and as easily thrown away
+    python = place / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    done = place / "installed"
+    if not done.exists():
+        try:
+            session.run("python", "-m", "venv", "--clear", str(place), silent=True)
+            session.run(str(python), "-m", "pip", "install", "--quiet", ETCETRA_RELEASE, external=True)
+        except nox.command.CommandFailed:
+            session.warn(f"{ETCETRA_RELEASE} cannot be installed here, so it is not measured")
+            return {}
+        done.touch()
+    return {ETCETRA: str(python)}
 
 
 def chosen(session: nox.Session, *paths: str) -> tuple[str, ...]:

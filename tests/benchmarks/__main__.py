@@ -6,6 +6,10 @@ import importlib
 import sys
 from pathlib import Path
 
+from aetcd import rpc
+
+from ergo_registrar.etcd.server import LocalEtcd
+from tests.benchmarks import raw
 from tests.benchmarks.report import Report, read, this_machine, write
 from tests.benchmarks.setting import Setting
 
@@ -44,7 +48,10 @@ def main() -> int:
 
 
 async def _etcd_version() -> str:
-    return ""
+    """Return the version of the etcd that the benchmarks will find, as its own status tells."""
+    async with LocalEtcd() as etcd, raw.channel(etcd.endpoint) as channel, asyncio.timeout(10):
+        version: str = (await rpc.MaintenanceStub(channel).Status(rpc.StatusRequest())).version
+        return version
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a run of the benchmarks found: figures, and the machine they are of."""
+"""What a run of the benchmarks found: figures, and whose machine. Kept in docs/explanation/benchmarks.json."""
 
 import os
 import platform
@@ -10,7 +10,6 @@ from typing import Literal
 import msgspec
 
 KEPT = Path(__file__).parents[2] / "docs/explanation/benchmarks.json"
-"""The report that is kept."""
 
 Better = Literal["lower", "higher"]
 

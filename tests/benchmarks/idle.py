@@ -1,0 +1,96 @@
+"""What one member takes that is at rest: of a core, of etcd, and of its connections.
+
+Two members rest at the same time, each in a process and with an etcd of its own (resting.py): a registrar with the
+options that everyone has, so a TTL of ten seconds, and beside it the least there is, a lease kept alive and the five
+watches, by bare gRPC. Counted from when the start is over:
+
+- the CPU time of the process, all threads, user and system;
+- the messages that etcd received, by its metric `grpc_server_msg_received_total`, over all methods. So each message on
+  a stream counts as a request: each renewal of the lease, and each question how far the watch is. Per third of the TTL,
+  in which the lease must be renewed once;
+- the watches, by etcd's `etcd_debugging_mvcc_watcher_total`, less those there were before;
+- the connections of the process to etcd's port, by the files it has open and /proc/net/tcp.
+"""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Iterator
+from urllib.request import urlopen
+
+import msgspec
+
+from ergo_registrar.etcd.server import LocalEtcd
+from tests.benchmarks.programs import ProgramError, module, run
+from tests.benchmarks.report import Figure
+from tests.benchmarks.resting import RESTING, TTL, Rested
+from tests.benchmarks.setting import Setting
+
+ROW = "one idle registrar"
+RECEIVED = "grpc_server_msg_received_total"
+WATCHERS = "etcd_debugging_mvcc_watcher_total"
+ANSWER = 5.0  # seconds for etcd's page of metrics
+
+GOALS = {"CPU": 0.1, "requests per TTL/3": 1.0, "watches": 5.0, "connections": 1.0}
+UNITS = {"CPU": "%", "requests per TTL/3": "", "watches": "", "connections": ""}
+
+
+def measure(setting: Setting) -> tuple[list[Figure], dict[str, str]]:
+    """Let both rest for a minute; in short, for a quarter of one."""
+    return asyncio.run(_measure(5 * TTL / 3 if setting.quick else 6.0 * TTL))
+
+
+async def _measure(seconds: float) -> tuple[list[Figure], dict[str, str]]:
+    kinds = list(RESTING)
+    found = await asyncio.gather(*(_rest(kind, seconds) for kind in kinds))
+    figures: list[Figure] = []
+    missing: dict[str, str] = {}
+    for kind, what in zip(kinds, found, strict=True):
+        who = "idle registrar" if kind == "registrar" else f"idle, {kind}"
+        if isinstance(what, str):
+            missing[who] = what
+        else:
+            figures += _figures(who, what, goals=kind == "registrar")
+            missing |= {f"{who}, {name}": "this system does not tell" for name, value in what.items() if value is None}
+    return figures, missing
+
+
+async def _rest(kind: str, seconds: float) -> dict[str, float | None] | str:
+    """Return what a rest took, by name, or why it could not be measured."""
+    try:
+        async with LocalEtcd() as etcd:
+            watchers = _sum(await _metrics(etcd.endpoint), WATCHERS)
+            async with run(kind, module("resting", kind, etcd.endpoint, str(seconds))) as program:
+                await program.hear()
+                before = await _metrics(etcd.endpoint)
+                rested = msgspec.convert(await program.ask("", seconds + 10), Rested)
+                after = await _metrics(etcd.endpoint)
+    except (ProgramError, OSError) as error:
+        return str(error)
+    return {
+        "CPU": 100 * rested.cpu / rested.seconds,
+        "requests per TTL/3": (_sum(after, RECEIVED) - _sum(before, RECEIVED)) / (rested.seconds / (TTL / 3)),
+        "watches": _sum(after, WATCHERS) - watchers,
+        "connections": rested.connections,
+    }
+
+
+async def _metrics(endpoint: str) -> str:
+    def get() -> str:
+        with contextlib.closing(urlopen(f"http://{endpoint}/metrics", timeout=ANSWER)) as answer:
+            page: bytes = answer.read()
+            return page.decode()
+
+    return await asyncio.to_thread(get)
+
+
+def _sum(page: str, name: str) -> float:
+    """Return a metric's value, the sum where it has labels."""
+    return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", page, re.MULTILINE))
+
+
+def _figures(who: str, found: dict[str, float | None], *, goals: bool) -> Iterator[Figure]:
+    for name, value in found.items():
+        if value is not None:
+            goal = GOALS[name] if goals else None
+            yield Figure(row=ROW, name=f"{who}, {name}", unit=UNITS[name], rounds=[value], goal=goal)
