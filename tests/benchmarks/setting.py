@@ -6,6 +6,7 @@ import msgspec
 
 ETCETRA = "ERGO_REGISTRAR_BENCH_ETCETRA"
 GO_PEER = "ERGO_REGISTRAR_BENCH_GO_PEER"
+QUICK = "ERGO_REGISTRAR_BENCH_QUICK"
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
