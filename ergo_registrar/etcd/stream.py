@@ -5,7 +5,7 @@ Sources: etcd's api/etcdserverpb/rpc.proto, and what was measured (docs/explanat
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -53,7 +53,7 @@ class Stream:
         self._asked: deque[float] = deque()  # when each request was sent that may still be answered
         self._log_in_anew = log_in_anew
         self._given_up: ConnectionFailedError | None = None
-        self._waiting: list[tuple[int, int, list[Any]]] = []  # events that came while a watch was being created
+        self._waiting: deque[tuple[int, int, Sequence[Any]]] = deque()  # what came, and was not read yet
         self._fragments: dict[int, list[Any]] = {}
 
     async def create(self, number: int, prefix: bytes, revision: int, timeout: float) -> Any:
@@ -81,14 +81,14 @@ class Stream:
                 return answer.header
             self._take(answer)
 
-    async def read(self) -> tuple[int, int, list[Any]]:
+    async def read(self) -> tuple[int, int, Sequence[Any]]:
         """Return the number of a watch, the revision of the answer, and its events, fragments put together.
 
         The answer to `ask` is of watch `PROGRESS`, and has no events.
         """
         while not self._waiting:
             self._take(await self._answer(None))
-        return self._waiting.pop(0)
+        return self._waiting.popleft()
 
     async def ask(self) -> None:
         """Ask etcd how far it has told of changes. Not while `create` waits."""
@@ -120,7 +120,7 @@ class Stream:
             call.cancel()
 
     async def _answer(self, prefix: bytes | None) -> Any:
-        answer = await self._exchange(lambda call: call.read())
+        answer = await self._exchange(_read)
         if answer is grpc.aio.EOF:
             raise await self._failed(ConnectionError("etcd ended the stream"))
         if answer is None:  # what gRPC returns for bytes that it cannot read
@@ -153,12 +153,19 @@ class Stream:
         return await self._connection.failed(self._client, "watch", error)
 
     def _take(self, answer: Any) -> None:
-        events = self._fragments.pop(answer.watch_id, [])
-        events.extend(answer.events)
-        if answer.fragment:
-            self._fragments[answer.watch_id] = events
-        elif answer.watch_id > 0 or not events:
-            self._waiting.append((max(answer.watch_id, PROGRESS), answer.header.revision, events))
+        number, events = answer.watch_id, answer.events
+        if self._fragments or answer.fragment:
+            events = [*self._fragments.pop(number, ()), *events]
+            if answer.fragment:
+                self._fragments[number] = events
+                return
+        if number > 0 or not events:
+            self._waiting.append((max(number, PROGRESS), answer.header.revision, events))
+
+
+def _read(call: Any) -> Awaitable[Any]:
+    answer: Awaitable[Any] = call.read()
+    return answer
 
 
 def _end(deadline: asyncio.Timeout) -> None:

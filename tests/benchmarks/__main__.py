@@ -34,7 +34,7 @@ def main() -> int:
         "--output",
         type=Path,
         default=Path("benchmarks.json"),
-        help="the report to write; PART is added to one there is",
+        help="the report to write, or to add PART to",
     )
     asked = parser.parse_args()
     if unknown := set(asked.parts) - set(PARTS):
