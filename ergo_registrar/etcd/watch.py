@@ -372,17 +372,19 @@ class Watcher:
         for prefix, change in sorted(held or (), key=lambda each: each[1][0]):
             self._apply(prefix, [change])
 
-    def _apply(self, prefix: bytes, changes: list[Change]) -> None:
+    def _apply(self, prefix: bytes, changes: Sequence[Change]) -> None:
         applied = self._applied[prefix]
-        if changes[0][0] <= applied:  # applied before the break
-            changes = [change for change in changes if change[0] > applied]
-        told = [change for change in changes if change[1]]
+        told = []
+        for change in changes:
+            if change[0] > applied:  # else applied before the break
+                applied = change[0]
+                if change[1]:
+                    told.append(change)
         if told:
             self._sink.changed(prefix, told)
             self._youngest = told[-1][1][-1]
             self._counts[prefix] += sum(_growth(records) for _, records in told)
-        if changes:
-            self._applied[prefix] = changes[-1][0]
+        self._applied[prefix] = applied
 
     def _pauses(self) -> Iterator[float]:
         return delays(self._random, first=_RETRY_FIRST, most=_RETRY_MOST)
@@ -439,13 +441,12 @@ def _growth(records: Iterable[Record]) -> int:
 def _changes(revision: int, events: Iterable[Any]) -> list[Change]:
     """Return the changes that an answer tells of, one for each revision; that of the answer alone if it tells none."""
     changes: list[tuple[int, list[Record]]] = []
-    newest, records = 0, list[Record]()
     for event in events:
         record = _changed(event)
-        if record.mod_revision != newest:
-            newest, records = record.mod_revision, []
-            changes.append((newest, records))
-        records.append(record)
+        if changes and changes[-1][0] == record.mod_revision:
+            changes[-1][1].append(record)
+        else:
+            changes.append((record.mod_revision, [record]))
     return [*changes] or [(revision, [])]
 
 
