@@ -5,7 +5,6 @@ The process first does the same on a cluster that is empty, so that what gRPC an
 
 import asyncio
 import gc
-import resource
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -90,6 +89,8 @@ def _resident() -> float | None:
 
 def _peak() -> float:
     """Return the most megabytes of memory that were in use at any time."""
+    import resource  # there is none on Windows
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts kilobytes
 
 
@@ -97,7 +98,11 @@ async def main() -> None:
     kind, endpoint, cluster = sys.argv[1:]
     await LISTERS[kind](endpoint, EMPTY)
     gc.collect()
-    print(msgspec.json.encode(await LISTERS[kind](endpoint, cluster)).decode(), flush=True)
+    try:
+        answer: Listed | dict[str, str] = await LISTERS[kind](endpoint, cluster)
+    except Exception as error:  # noqa: BLE001  # whatever a peer raises is what is to be told
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    print(msgspec.json.encode(answer).decode(), flush=True)
 
 
 if __name__ == "__main__":
