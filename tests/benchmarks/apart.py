@@ -75,7 +75,7 @@ async def measure(setting: Setting, row: str, missing: dict[str, str]) -> list[F
                         await _until_told(writer, programs[kind], peer)
                     else:
                         await _burst(writer, programs[kind], peer, puts)
-                except ProgramError as error:
+                except (ProgramError, KeyError) as error:  # a KeyError: it answered something else
                     missing[f"{WHAT}, {kind}"] = str(error)
                     del peers[kind]
     return [figure for kind in peers for figure in _figures(row, kind, peers)]

@@ -48,7 +48,10 @@ class Program:
             raise ProgramError(f"{self.name} did not answer within {timeout:g} s: {self._said()}") from None
         if not line:
             raise ProgramError(f"{self.name} ended: {self._said()}")
-        answer: dict[str, Any] = msgspec.json.decode(line)
+        try:
+            answer = msgspec.json.decode(line, type=dict[str, Any])
+        except msgspec.MsgspecError as error:
+            raise ProgramError(f"{self.name} said {line[:80]!r}: {error}") from None
         if "error" in answer:
             raise ProgramError(f"{self.name}: {answer['error']}")
         return answer

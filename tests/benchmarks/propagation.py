@@ -115,8 +115,9 @@ async def _turn(put: Any, follow: Next, cluster: str, puts: int) -> list[float]:
         names.append(name)
         told.append(application(what))
         await answer
-    if told != names:
-        raise RuntimeError(f"the follower of {cluster} was told of {told}, not of {names}")
+    for name, what in zip(names, told, strict=True):
+        if name != what:
+            raise RuntimeError(f"the follower of {cluster} was told of {what}, not of {name}")
     return took
 
 
