@@ -8,6 +8,7 @@ import gc
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import aetcd
@@ -19,6 +20,7 @@ from tests.benchmarks import raw
 from tests.benchmarks.population import APPLICATIONS
 
 EMPTY = "bench-empty"
+LARGE = f"raw in pages of {raw.LARGE_PAGE:,}"
 
 
 class Listed(msgspec.Struct, kw_only=True):
@@ -30,11 +32,11 @@ class Listed(msgspec.Struct, kw_only=True):
     kept: float | None = None
 
 
-async def by_raw(endpoint: str, cluster: str) -> Listed:
+async def by_raw(endpoint: str, cluster: str, page_size: int = raw.PAGE) -> Listed:
     """Read pages, and keep nothing but a count."""
     began = time.perf_counter()
     async with raw.channel(endpoint) as channel:
-        keys = await raw.count(channel, routes_prefix(cluster))
+        keys = await raw.count(channel, routes_prefix(cluster), page_size)
         return Listed(keys=keys, seconds=time.perf_counter() - began)
 
 
@@ -73,6 +75,7 @@ async def by_aetcd(endpoint: str, cluster: str) -> Listed:
 
 LISTERS: dict[str, Callable[[str, str], Awaitable[Listed]]] = {
     "raw": by_raw,
+    LARGE: partial(by_raw, page_size=raw.LARGE_PAGE),
     "registrar": by_registrar,
     "aetcd": by_aetcd,
 }
