@@ -104,17 +104,17 @@ def etcetra(session: nox.Session) -> dict[str, str]:
     given = os.environ.get(ETCETRA)
     if given:
         return {ETCETRA: given}
-    place = Path(session.virtualenv.location, "etcetra")  # kept with the session's own, and as easily thrown away
+    place = session.cache_dir / "etcetra"
     python = place / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    done = place / "installed"
-    if not done.exists():
+    installed = place / "installed"
+    if not installed.exists() or installed.read_text() != ETCETRA_RELEASE:
         try:
             session.run("python", "-m", "venv", "--clear", str(place), silent=True)
             session.run(str(python), "-m", "pip", "install", "--quiet", ETCETRA_RELEASE, external=True)
         except nox.command.CommandFailed:
             session.warn(f"{ETCETRA_RELEASE} cannot be installed here, so it is not measured")
             return {}
-        done.touch()
+        installed.write_text(ETCETRA_RELEASE)
     return {ETCETRA: str(python)}
 
 

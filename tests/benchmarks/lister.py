@@ -5,10 +5,10 @@ The process first does the same on a cluster that is empty, so that what gRPC an
 
 import asyncio
 import gc
-import resource
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import aetcd
@@ -20,6 +20,7 @@ from tests.benchmarks import raw
 from tests.benchmarks.population import APPLICATIONS
 
 EMPTY = "bench-empty"
+LARGE = f"raw in pages of {raw.LARGE_PAGE:,}"
 
 
 class Listed(msgspec.Struct, kw_only=True):
@@ -31,11 +32,11 @@ class Listed(msgspec.Struct, kw_only=True):
     kept: float | None = None
 
 
-async def by_raw(endpoint: str, cluster: str) -> Listed:
+async def by_raw(endpoint: str, cluster: str, page_size: int = raw.PAGE) -> Listed:
     """Read pages, and keep nothing but a count."""
     began = time.perf_counter()
     async with raw.channel(endpoint) as channel:
-        keys = await raw.count(channel, routes_prefix(cluster))
+        keys = await raw.count(channel, routes_prefix(cluster), page_size)
         return Listed(keys=keys, seconds=time.perf_counter() - began)
 
 
@@ -74,6 +75,7 @@ async def by_aetcd(endpoint: str, cluster: str) -> Listed:
 
 LISTERS: dict[str, Callable[[str, str], Awaitable[Listed]]] = {
     "raw": by_raw,
+    LARGE: partial(by_raw, page_size=raw.LARGE_PAGE),
     "registrar": by_registrar,
     "aetcd": by_aetcd,
 }
@@ -90,6 +92,8 @@ def _resident() -> float | None:
 
 def _peak() -> float:
     """Return the most megabytes of memory that were in use at any time."""
+    import resource  # there is none on Windows
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts kilobytes
 
 
@@ -97,7 +101,11 @@ async def main() -> None:
     kind, endpoint, cluster = sys.argv[1:]
     await LISTERS[kind](endpoint, EMPTY)
     gc.collect()
-    print(msgspec.json.encode(await LISTERS[kind](endpoint, cluster)).decode(), flush=True)
+    try:
+        answer: Listed | dict[str, str] = await LISTERS[kind](endpoint, cluster)
+    except Exception as error:  # noqa: BLE001  # whatever a peer raises is what is to be told
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    print(msgspec.json.encode(answer).decode(), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from ergo_registrar import children
+from ergo_registrar.etcd.shield import finish
 
 ROOT = Path(__file__).parents[2]
 START = 20.0  # seconds until a program must be ready
@@ -47,7 +48,10 @@ class Program:
             raise ProgramError(f"{self.name} did not answer within {timeout:g} s: {self._said()}") from None
         if not line:
             raise ProgramError(f"{self.name} ended: {self._said()}")
-        answer: dict[str, Any] = msgspec.json.decode(line)
+        try:
+            answer = msgspec.json.decode(line, type=dict[str, Any])
+        except msgspec.MsgspecError as error:
+            raise ProgramError(f"{self.name} said {line[:80]!r}: {error}") from None
         if "error" in answer:
             raise ProgramError(f"{self.name}: {answer['error']}")
         return answer
@@ -86,17 +90,9 @@ async def run(name: str, command: Sequence[str]) -> AsyncIterator[Program]:
     with tempfile.TemporaryDirectory(prefix="ergo-registrar-bench-") as directory:
         log = Path(directory, "stderr")
         with log.open("wb") as stderr:
-            starting = children.start(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                cwd=ROOT,
-                limit=64 * 1024 * 1024,
-                start_new_session=True,
-            )
+            how: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": stderr, "cwd": ROOT}
             try:
-                process = await starting
+                process = await finish(children.start(command, start_new_session=True, **how))
             except OSError as error:
                 raise ProgramError(f"{name}: {error.strerror or error}: {command[0]}") from None
         program = Program(name, process, log)

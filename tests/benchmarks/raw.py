@@ -10,7 +10,8 @@ from ergo_registrar.core.keys import config_prefixes, prefix_end, routes_prefix
 from ergo_registrar.etcd.client import _settings
 from ergo_registrar.options import Options
 
-PAGE = 1000  # keys, as the package asks for
+PAGE = 1_000  # keys
+LARGE_PAGE = 10_000
 
 
 @contextlib.asynccontextmanager
@@ -46,12 +47,12 @@ async def watch(on: Any, prefixes: list[bytes]) -> AsyncIterator[Any]:
         call.cancel()
 
 
-async def count(on: Any, prefix: bytes) -> int:
+async def count(on: Any, prefix: bytes, page_size: int = PAGE) -> int:
     """Read all keys of a prefix at one revision, page by page, and return how many there are."""
     stub = rpc.KVStub(on)
     start, end, revision, found = prefix, prefix_end(prefix), 0, 0
     while True:
-        page = await stub.Range(rpc.RangeRequest(key=start, range_end=end, limit=PAGE, revision=revision))
+        page = await stub.Range(rpc.RangeRequest(key=start, range_end=end, limit=page_size, revision=revision))
         found += len(page.kvs)
         if not page.more:
             return found

@@ -81,10 +81,12 @@ def _connections(port: int) -> int | None:
     except OSError:
         return None
     rows = [line.split() for table in tables for line in table.splitlines()[1:]]
-    return sum(
-        state == _ESTABLISHED and remote.endswith(f":{port:04X}") and f"socket:[{row[5]}]" in open_files
+    ours = {  # by inode, since a row can come twice when the table changes while it is read
+        row[5]
         for _, _, remote, state, *row in rows
-    )
+        if state == _ESTABLISHED and remote.endswith(f":{port:04X}") and f"socket:[{row[5]}]" in open_files
+    }
+    return len(ours)
 
 
 async def main() -> None:
