@@ -25,6 +25,7 @@ from ergo_registrar.options import TLS, Options
 _WITH_LEADER = ("hasleader", "true")  # on every call: a member that lost its leader then says so, at once
 
 _OPERATIONS = 100  # in one transaction; etcd takes 128 (--max-txn-ops)
+_LOOKAHEAD = 1024 * 1024  # bytes that etcd may send before they are read: 10 MB/s where an answer takes 0.1 s
 MESSAGE_LIMIT = 32 * 1024 * 1024  # bytes; gRPC's own is 4 MiB, etcd's largest key-value pair is under 2 MiB
 
 
@@ -96,6 +97,7 @@ class Client:
         self._closed = False
         self._when_closed: list[Callable[[], None]] = []
         self._answers_last: bool | None = None
+        self._renewals: Any = None  # a stream on which leases can be renewed, while nobody does
 
     async def connect(self) -> None:
         """Make the channel and the stubs. gRPC connects with the first call."""
@@ -123,6 +125,9 @@ class Client:
         self._closed = True
         for tell in list(self._when_closed):
             tell()
+        renewals, self._renewals = self._renewals, None
+        if renewals is not None:
+            renewals.cancel()
         await self._etcd.close()
 
     @contextlib.contextmanager
@@ -244,17 +249,21 @@ class Client:
     async def keep_alive(self, lease_id: int) -> tuple[int, int]:
         """Renew a lease; return the seconds it lives from now, 0 if it is gone, and etcd's revision.
 
-        One request and one answer on a stream of its own, so that each has its own deadline and endpoint.
+        The stream of a renewal that was answered serves the next one, too; any other is thrown away.
         """
-        call = self._open.leasestub.LeaseKeepAlive(metadata=self._open.metadata)
+        call, self._renewals = self._renewals or self._open.leasestub.LeaseKeepAlive(metadata=self._open.metadata), None
         try:
             await call.write(rpc.LeaseKeepAliveRequest(ID=lease_id))
             answer = await call.read()
             if answer is grpc.aio.EOF:  # etcd ended the stream: ask the call why
                 raise _ended(await call.code(), await call.details())
-            return int(_read(answer).TTL), int(answer.header.revision)
+            renewed = int(_read(answer).TTL), int(answer.header.revision)
+            if not self._closed and self._renewals is None:
+                self._renewals, call = call, None
+            return renewed
         finally:
-            call.cancel()
+            if call is not None:
+                call.cancel()
 
     def watch_stream(self) -> Any:
         """Open the watch stream: a call with `write(WatchRequest)`, `read()` and `cancel()`."""
@@ -280,13 +289,16 @@ def _settings(options: Options) -> dict[str, Any]:
 
     A hung peer is found by pings: one every `keep_alive`, answered within 3 s. Without `ping_timeout_ms` it takes
     65 s; without `max_pings_without_data` gRPC stops pinging an idle stream. A channel that failed is thrown away and
-    made anew, so its own back-off must not be shared with the next one.
+    made anew, so its own back-off must not be shared with the next one. gRPC's probing of the line for how much may be
+    under way costs a ping for what is received, a fifth of what an idle registrar costs: it is told, by `lookahead`.
     """
     return {
         "grpc.keepalive_time_ms": int(options.keep_alive * 1000),
         "grpc.keepalive_timeout_ms": 3000,
         "grpc.http2.ping_timeout_ms": 3000,
         "grpc.http2.max_pings_without_data": 0,
+        "grpc.http2.bdp_probe": 0,
+        "grpc.http2.lookahead_bytes": _LOOKAHEAD,
         "grpc.use_local_subchannel_pool": 1,
         "grpc.enable_http_proxy": 0,
         "grpc.max_receive_message_length": MESSAGE_LIMIT,
