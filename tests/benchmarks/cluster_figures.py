@@ -12,6 +12,7 @@ _JOIN_GOALS = {1000: 0.25, 3000: 1.0}  # seconds, p99
 _ETCD_GOAL = 15.0  # % of a core
 _COST_GOAL = 1.5  # times raw
 _COST_GOAL_FROM = 100  # nodes; in fewer, the few events are lost in what a cluster costs at rest
+_HOLD = 600  # seconds in which none may be lost
 _KILL_SLACK = 15.0  # seconds beyond the TTL
 
 
@@ -124,8 +125,9 @@ class _Sheet:
         note = _counted(taken.faults)
         if taken.held and "sessions lost" in taken.faults:
             lost = max(taken.faults["sessions lost"], taken.faults["not connected"], taken.reborn)
-            goal = 0 if taken.held >= 600 else None
-            self._add(f"sessions lost in {taken.held / 60:.0f} minutes", "sessions", [lost], goal=goal, note=note)
+            is_long = taken.held >= _HOLD
+            what = f"sessions lost {'in ten minutes' if is_long else 'once all were in'}"
+            self._add(what, "sessions", [lost], goal=0 if is_long else None, note=note)
         faults = {name: max(count, taken.kill_faults.get(name, 0)) for name, count in taken.faults.items()}
         if "events missed" in faults:
             self._add("events missed", "events", [faults["events missed"]], goal=0, note=_counted(faults))
