@@ -82,8 +82,10 @@ class _Sheet:
             costs = [cost * 1e6 for cost in taken.flows]
             self._add("client CPU for an event", "us", costs, series="CPU for an event by nodes")
         if taken.usage is not None:
-            self._add("memory of a node in its process", "MB", [taken.usage.memory / nodes / 1e6])
-            self._add("longest garbage collection", "s", [taken.usage.longest_collection])
+            used = taken.usage
+            self._add("memory of a node in its process", "MB", [used.memory / nodes / 1e6])
+            note = f"all collections: {used.collecting:.1f} s of {used.cpu:.1f} s of CPU; users do not switch them off"
+            self._add("longest garbage collection", "s", [used.longest_collection], note=note)
         if not self._is_raw:
             self._faults()
             if taken.killed is not None or "kill" in taken.failed:
