@@ -24,6 +24,10 @@ _PROXY = (
 PROGRESS = 0  # stands for the watch id -1, which is that of every watch on the stream
 
 
+class ProxyError(ConnectionFailedError):
+    """An endpoint is a proxy of etcd's, through which changes may be missing."""
+
+
 class WatchRefusedError(ConnectionFailedError):
     """etcd denied or cancelled a watch."""
 
@@ -63,7 +67,7 @@ class Stream:
     async def create(self, number: int, prefix: bytes, revision: int, timeout: float) -> Any:
         """Create one watch and wait for etcd's word on it, at most `timeout` seconds; return the header of that.
 
-        Raise `ConnectionFailedError` where a proxy of etcd's answers, and leave its endpoint.
+        Raise `ProxyError` where a proxy of etcd's answers, and leave its endpoint.
         """
         try:
             async with asyncio.timeout(timeout) as deadline:
@@ -73,7 +77,7 @@ class Stream:
             raise await self._connection.failed(self._client, f"watch of {prefix.decode()!r}", error) from None
         if answer.watch_id != number:  # etcd takes the id that it is given, its proxy counts its own
             await self._connection.give_up(self._client, self._client.endpoint)
-            raise ConnectionFailedError(f"watch at {self._client.endpoint}: {_PROXY}")
+            raise ProxyError(f"watch at {self._client.endpoint}: {_PROXY}")
         return answer.header
 
     async def _create(self, number: int, prefix: bytes, revision: int) -> Any:

@@ -94,6 +94,13 @@ class TestAnEndpointThatIsAProxy:
                 assert await observer.nodes() == ["a@h", "b@h"]
                 assert observer.health().endpoint == etcd
 
+    async def test_is_found_by_the_doctor(self, grpc_proxy: str, etcd: str) -> None:
+        code, out, err = await cli("doctor", env=environ(short_options(grpc_proxy)))
+        assert code == 1, err
+        assert f"error   {grpc_proxy}: it is no member of etcd but a proxy" in " ".join(out.split("\n"))
+        code, out, err = await cli("doctor", env=environ(short_options(etcd)))
+        assert code == 0, err
+
 
 async def test_what_needs_no_watch_works_through_it(grpc_proxy: str, raw: Raw) -> None:
     """Leases, and the commands that read and write. A renewal waits for the proxy's next round, every 0.5 s."""
