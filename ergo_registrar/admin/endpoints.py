@@ -12,10 +12,12 @@ import msgspec
 
 from ergo_registrar.admin.finding import Finding, error, note, ok, warning
 from ergo_registrar.clock import now
+from ergo_registrar.core.keys import routes_prefix
 from ergo_registrar.errors import ConnectionFailedError
-from ergo_registrar.etcd.client import progress_comes_last
+from ergo_registrar.etcd.client import Client, progress_comes_last
 from ergo_registrar.etcd.connection import BrokenError, Connection
 from ergo_registrar.etcd.greeting import Fault, Greeting, greet
+from ergo_registrar.etcd.stream import ProxyError, Stream
 from ergo_registrar.options import Options
 from ergo_registrar.stats import Stats
 
@@ -125,7 +127,8 @@ async def _look(endpoint: str, options: Options) -> Look:
             return Look(endpoint, [_fault(endpoint, Greeting(fault, reason))])
         except ConnectionFailedError:  # it answers, and refuses
             continue
-        return Look(endpoint, judge(endpoint, status, greeting, latency, time.time(), options), status, usable=True)
+        findings = judge(endpoint, status, greeting, latency, time.time(), options)
+        return Look(endpoint, [*findings, *await _proxied(here, ends)], status, usable=True)
     return Look(endpoint, [ok("endpoint", endpoint, "it answers, and tells no more without a login")], usable=True)
 
 
@@ -148,6 +151,29 @@ async def _measure(options: Options, ends: float) -> tuple[Any, float]:
     finally:
         await connection.close()
     return status, statistics.median(took)
+
+
+async def _proxied(options: Options, ends: float) -> list[Finding]:
+    """Return what there is to say where a watch shows that this is a proxy. What else it may show, others ask for."""
+    connection = Connection(options, Stats())
+
+    async def open_stream(client: Client) -> Stream:
+        return Stream(connection, client, client.watch_stream(), True, now, log_in_anew=False)
+
+    try:
+        stream = await connection.call("watch", open_stream, timeout=max(0.01, ends - now()))
+        try:
+            await stream.create(1, routes_prefix(options.cluster), 0, max(0.01, ends - now()))
+        finally:
+            stream.cancel()
+    except ProxyError:
+        what = "it is no member of etcd but a proxy, such as `etcd grpc-proxy`: no registrar enters through it"
+        return [error("endpoint-proxy", options.endpoints[0], what, "Give the endpoints of etcd's own members.")]
+    except ConnectionFailedError:
+        pass
+    finally:
+        await connection.close()
+    return []
 
 
 def _fault(endpoint: str, greeting: Greeting) -> Finding:

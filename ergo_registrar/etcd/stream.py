@@ -17,7 +17,15 @@ from ergo_registrar.etcd.client import Client
 from ergo_registrar.etcd.connection import BrokenError, CompactedError, Connection
 from ergo_registrar.etcd.shield import was_cancelled
 
+_PROXY = (
+    "this is no member of etcd but a proxy, such as `etcd grpc-proxy`, which may leave changes out and cannot be asked"
+    " (set endpoints to etcd's own members)"
+)
 PROGRESS = 0  # stands for the watch id -1, which is that of every watch on the stream
+
+
+class ProxyError(ConnectionFailedError):
+    """An endpoint is a proxy of etcd's, through which changes may be missing."""
 
 
 class WatchRefusedError(ConnectionFailedError):
@@ -57,13 +65,20 @@ class Stream:
         self._fragments: dict[int, list[Any]] = {}
 
     async def create(self, number: int, prefix: bytes, revision: int, timeout: float) -> Any:
-        """Create one watch and wait for etcd's word on it, at most `timeout` seconds; return the header of that."""
+        """Create one watch and wait for etcd's word on it, at most `timeout` seconds; return the header of that.
+
+        Raise `ProxyError` where a proxy of etcd's answers, and leave its endpoint.
+        """
         try:
             async with asyncio.timeout(timeout) as deadline:
                 with self._client.when_closed(lambda: _end(deadline)):
-                    return await self._create(number, prefix, revision)
+                    answer = await self._create(number, prefix, revision)
         except TimeoutError as error:
             raise await self._connection.failed(self._client, f"watch of {prefix.decode()!r}", error) from None
+        if answer.watch_id != number:  # etcd takes the id that it is given, its proxy counts its own
+            await self._connection.give_up(self._client, self._client.endpoint)
+            raise ProxyError(f"watch at {self._client.endpoint}: {_PROXY}")
+        return answer.header
 
     async def _create(self, number: int, prefix: bytes, revision: int) -> Any:
         request = rpc.WatchCreateRequest(
@@ -78,7 +93,7 @@ class Stream:
         while True:
             answer = await self._answer(prefix)
             if answer.created:
-                return answer.header
+                return answer
             self._take(answer)
 
     async def read(self) -> tuple[int, int, Sequence[Any]]:
