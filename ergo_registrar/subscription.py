@@ -32,8 +32,13 @@ class Subscription:
         self._born = generation()
         self._hub = hub
         self._types = types
-        self._replay = deque(event for event in replay if self._wants(event))
-        self._queue: asyncio.Queue[Event | None] = asyncio.Queue(maxsize)  # None wakes a reader at the end
+        self._replay = deque(event for event in replay if not types or isinstance(event, types))
+        # What was told at once is one item, and None wakes a reader. What was taken out waits in `_ready`.
+        self._queue: asyncio.Queue[Sequence[Event] | None] = asyncio.Queue()
+        self._ready: deque[Event] = deque()
+        self._maxsize = maxsize
+        self._room = maxsize  # for events, of those that wait in the queue and in `_ready`
+        self._readers = 0  # how many wait for the queue
         self._woken = False  # the queue holds a None
         self._missed = 0
         self._ended = False
@@ -91,14 +96,11 @@ class Subscription:
 
     def qsize(self) -> int:
         """Return how many events wait to be read."""
-        return len(self._replay) + self._queue.qsize() - self._woken + (self._missed > 0)
+        return len(self._replay) + self._maxsize - self._room + (self._missed > 0)
 
     def __repr__(self) -> str:
         names = ", ".join(t.__name__ for t in self._types) or "every event"
         return f"<Subscription to {names}: {self.qsize()} waiting, {self._missed} missed>"
-
-    def _wants(self, event: Event) -> bool:
-        return not self._types or isinstance(event, self._types)
 
     async def _take(self) -> Event | None:
         """Return the next event, None at the end."""
@@ -108,41 +110,52 @@ class Subscription:
                 self._wake()  # the next reader must not wait either
                 self._raise_cause()
                 return None
-            event = await self._queue.get()
-            if event is None:
-                self._woken = False
-            else:
-                if self._missed or self._ended:
-                    self._wake()  # other readers wait for what comes behind this event
-                return event
+            self._readers += 1
+            try:
+                self._took(await self._queue.get())
+            finally:
+                self._readers -= 1
         return event
 
     def _next(self) -> Event | None:
         if self._replay:
             return self._replay.popleft()
-        try:
-            while (event := self._queue.get_nowait()) is None:
-                self._woken = False
-            return event
-        except asyncio.QueueEmpty:
-            pass
-        if self._missed:
-            missed, self._missed = EventsMissed(count=self._missed), 0
-            return missed
-        return None
-
-    def _put(self, event: Event) -> bool:
-        """Queue an event if it is wanted; return False if it had to be dropped."""
-        if self._types and not isinstance(event, self._types):
-            return True
-        if not self._missed:
+        while not self._ready:
             try:
-                self._queue.put_nowait(event)
-                return True
-            except asyncio.QueueFull:
-                pass  # it is missed, and so is what follows until this was told
-        self._missed += 1
-        return False
+                self._took(self._queue.get_nowait())
+            except asyncio.QueueEmpty:
+                return self._tell_missed()
+        event = self._ready.popleft()
+        self._room += 1
+        if self._readers and (self._ready or self._missed or self._ended):
+            self._wake()  # others wait for what comes behind this event
+        return event
+
+    def _took(self, item: Sequence[Event] | None) -> None:
+        if item is None:
+            self._woken = False
+        else:
+            self._ready.extend(item)
+
+    def _tell_missed(self) -> EventsMissed | None:
+        if not self._missed:
+            return None
+        missed, self._missed = EventsMissed(count=self._missed), 0
+        return missed
+
+    def _put(self, events: Sequence[Event]) -> int:
+        """Queue those that are wanted; return how many of them had to be dropped."""
+        if self._types:
+            events = [event for event in events if isinstance(event, self._types)]
+        room = 0 if self._missed else self._room  # what follows a missed one is missed until that was told
+        missed = max(0, len(events) - room)
+        if missed:
+            self._missed += missed
+            events = events[:room]
+        if events:
+            self._room -= len(events)
+            self._queue.put_nowait(events)
+        return missed
 
     def _end(self, cause: BaseException | None) -> None:
         if not self._ended:
@@ -196,9 +209,7 @@ class Hub:
         for reference in tuple(self._subscriptions):
             subscription = reference()
             if subscription is not None:
-                for event in events:
-                    if not subscription._put(event):
-                        stats.events_missed += 1
+                stats.events_missed += subscription._put(events)
 
     def end(self, cause: BaseException | None = None) -> None:
         """End every subscription; with a cause, they raise it once they are read to the end."""

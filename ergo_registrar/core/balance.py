@@ -11,13 +11,12 @@ round, and a heap knows it. `tests/property/test_balance_properties.py` compares
 
 from collections.abc import Mapping
 from heapq import heapify, heapreplace
-from math import inf
 
 from ergo_registrar.core.filter import EVERY, Filter
 from ergo_registrar.core.instances import NOWHERE, Instances
 from ergo_registrar.routes import ApplicationRoute, ApplicationState
 
-_NOBODY: list[tuple[int, str]] = []
+_LEAST = -(1 << 200)  # less than any current weight: weights have 64 bits
 _MOST_FILTERED = 1000  # choices under filters: some 100 kB with ten instances each
 
 
@@ -40,16 +39,17 @@ class WeightedRoundRobin:
         if weights is not self._weights:
             self._weigh(weights)
         self._rounds = rounds = self._rounds + 1
-        most: float = -inf
-        picked, ahead = "", _NOBODY
+        most, ahead = _LEAST, None
         for weight, heap in self._paid:
-            paid, node = heap[0]
-            current = rounds * weight - paid
-            if current >= most and (current > most or node < picked):
-                most, picked, ahead = current, node, heap
-        if not ahead:
+            current = rounds * weight - heap[0][0]
+            if current > most:
+                most, ahead = current, heap
+            elif current == most and ahead is not None and heap[0][1] < ahead[0][1]:
+                ahead = heap
+        if ahead is None:
             raise ValueError("there is nothing to pick from: give at least one weight that is not negative")
-        heapreplace(ahead, (ahead[0][0] + self._total, picked))
+        paid, picked = ahead[0]
+        heapreplace(ahead, (paid + self._total, picked))
         return picked
 
     def order(self, weights: Mapping[str, int]) -> list[str]:

@@ -114,6 +114,28 @@ def decode_application_route(data: bytes | str) -> ApplicationRoute:
     return _decode(data, _APPLICATION_PREFIX, _read_application_route, "application route")
 
 
+def decode_application_route_of(node: str, name: str, data: bytes) -> ApplicationRoute:
+    """Return the route of that application on that node from what stands in etcd. Raises DecodeError, and no other.
+
+    It is a DecodeError if the route is another's. Quicker than `decode_application_route` where it is theirs, in layout
+    "v3.1": then only the numbers are new.
+    """
+    try:
+        edf = binascii.a2b_base64(data)
+        of_node, of_name = node.encode(), name.encode()
+        head = b"%b\0%c%b\0%c%b" % (_APPLICATION_PREFIX, len(of_node), of_node, len(of_name), of_name)
+        end = len(head)
+        if len(edf) - end == _WEIGHT_MODE_STATE.size and edf.startswith(head) and _to_base64(edf) == data:
+            weight, mode, state = _WEIGHT_MODE_STATE.unpack_from(edf, end)
+            return ApplicationRoute(node, name, weight, _MODES.get(mode, mode), _STATES.get(state, state))
+    except (ValueError, OverflowError):  # no base64, or a name longer than an atom: the words are those of the other
+        pass
+    route = decode_application_route(data)
+    if route.name != name or route.node != node:
+        raise DecodeError(f"the value is about application {route.name!r} on node {route.node!r}")
+    return route
+
+
 def _to_base64(edf: bytes) -> bytes:
     return binascii.b2a_base64(edf, newline=False)
 

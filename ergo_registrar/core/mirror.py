@@ -25,7 +25,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from ergo_registrar.core.edf import decode_application_route, decode_routes
+from ergo_registrar.core.edf import decode_application_route_of, decode_routes
 from ergo_registrar.core.instances import NOWHERE, Instances
 from ergo_registrar.core.keys import ApplicationKey, NodeKey, parse_route_key, routes_prefix
 from ergo_registrar.core.records import Record, Skipped, Step
@@ -131,7 +131,7 @@ class Mirror:
             key = parse_route_key(self._prefix, record.key)
             if not isinstance(key, ApplicationKey):
                 return None
-            route = _published(key, record.value)
+            route = decode_application_route_of(key.node, key.name, record.value)
         except DecodeError:
             return None
         self.revision = revision
@@ -250,7 +250,7 @@ class Mirror:
         if isinstance(key, ApplicationKey):
             changes.applications[key.name, key.node] = None
             if record.value is not None:
-                changes.applications[key.name, key.node] = _published(key, record.value)
+                changes.applications[key.name, key.node] = decode_application_route_of(key.node, key.name, record.value)
         elif isinstance(key, NodeKey):
             changes.nodes[key.node] = None
             if record.value is not None:
@@ -380,14 +380,6 @@ class Mirror:
             self._instances.pop(name, None)
             if not deadlines:
                 del self._suspected_applications[node]
-
-
-def _published(key: ApplicationKey, value: bytes) -> ApplicationRoute:
-    """Return the route that stands at a key. Raises DecodeError, also when it is about something else."""
-    route = decode_application_route(value)
-    if route.name != key.name or route.node != key.node:
-        raise DecodeError(f"the value is about application {route.name!r} on node {route.node!r}")
-    return route
 
 
 def _application_event(route: ApplicationRoute, previous: ApplicationRoute | None, revision: int) -> Event:

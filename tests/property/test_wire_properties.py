@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from ergo_registrar.core.edf import (
     decode_application_route,
+    decode_application_route_of,
     decode_routes,
     encode_application_route,
     encode_routes,
@@ -59,6 +61,13 @@ def application_routes(layout: str) -> st.SearchStrategy[ApplicationRoute]:
     )
 
 
+def outcome(decode: Callable[[], ApplicationRoute]) -> ApplicationRoute | str:
+    try:
+        return decode()
+    except DecodeError as error:
+        return str(error)
+
+
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
     """Bytes that were routes or an application route once, and had something happen to them."""
@@ -97,6 +106,24 @@ def test_whatever_is_decoded_is_a_route_of_these_bytes_or_a_decode_error(data: b
             with contextlib.suppress(ValidationError):  # not every layout has a place for everything
                 writings.add(encode_application_route(route, layout))  # type: ignore[arg-type]  # one of the three
         assert written in writings
+
+
+@given(st.data())
+def test_knowing_whose_a_route_is_changes_nothing_but_that_it_must_be_theirs(data: st.DataObject) -> None:
+    """The quick way reads what the plain one does, from damaged bytes, too."""
+    layout: Any = data.draw(st.sampled_from(LAYOUTS))
+    given_route = data.draw(application_routes(layout))
+    whole = encode_application_route(given_route, layout)
+    damage = data.draw(st.just(whole) | st.sampled_from([b"=", b"\n", b"AA==", b"*"]).map(lambda end: whole + end))
+    written = data.draw(st.just(damage) | damaged() | st.binary())
+    node, name = data.draw(st.just((given_route.node, given_route.name)) | st.tuples(atoms, atoms))
+    plainly, quickly = (
+        outcome(lambda: decode_application_route(written)),
+        outcome(lambda: decode_application_route_of(node, name, written)),
+    )
+    if isinstance(plainly, ApplicationRoute) and (plainly.node, plainly.name) != (node, name):
+        plainly = f"the value is about application {plainly.name!r} on node {plainly.node!r}"
+    assert quickly == plainly
 
 
 @given(int64 | st.booleans() | st.floats(allow_nan=False))
