@@ -348,7 +348,8 @@ class Runner:
         if self._session is not None and self._session.registration is not None:
             for _, records in changes:
                 self._session.registration.seen(records)
-        self._suspects_changed.set()
+        if self._options.suspect_grace:
+            self._suspects_changed.set()
 
     def shown(self, revision: int, asked: float) -> None:
         """Take note that the watch shows every change. For an observer, who has no lease, this is the session."""

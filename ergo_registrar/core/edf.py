@@ -125,7 +125,7 @@ def decode_application_route_of(node: str, name: str, data: bytes) -> Applicatio
         of_node, of_name = node.encode(), name.encode()
         head = b"%b\0%c%b\0%c%b" % (_APPLICATION_PREFIX, len(of_node), of_node, len(of_name), of_name)
         end = len(head)
-        if len(edf) - end == _WEIGHT_MODE_STATE.size and edf.startswith(head) and _to_base64(edf) == data:
+        if len(edf) - end == _WEIGHT_MODE_STATE.size and edf.startswith(head) and data == _to_base64(edf):
             weight, mode, state = _WEIGHT_MODE_STATE.unpack_from(edf, end)
             return ApplicationRoute(node, name, weight, _MODES.get(mode, mode), _STATES.get(state, state))
     except (ValueError, OverflowError):  # no base64, or a name longer than an atom: the words are those of the other

@@ -5,8 +5,8 @@ Sources: etcd's api/etcdserverpb/rpc.proto, and what was measured (docs/explanat
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Never
 
 import grpc
 from aetcd import rpc
@@ -21,6 +21,8 @@ _PROXY = (
     "this is no member of etcd but a proxy, such as `etcd grpc-proxy`, which may leave changes out and cannot be asked"
     " (set endpoints to etcd's own members)"
 )
+_FAILURES = (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError, asyncio.CancelledError)
+_ENDED_HERE = "watch: this side ended the stream"
 PROGRESS = 0  # stands for the watch id -1, which is that of every watch on the stream
 
 
@@ -89,27 +91,31 @@ class Stream:
             progress_notify=True,
             fragment=True,
         )
-        await self._exchange(lambda call: call.write(rpc.WatchRequest(create_request=request)))
+        await self._write(rpc.WatchRequest(create_request=request))
         while True:
             answer = await self._answer(prefix)
             if answer.created:
                 return answer
-            self._take(answer)
+            told = self._told(answer)
+            if told is not None:
+                self._waiting.append(told)
 
     async def read(self) -> tuple[int, int, Sequence[Any]]:
         """Return the number of a watch, the revision of the answer, and its events, fragments put together.
 
         The answer to `ask` is of watch `PROGRESS`, and has no events.
         """
-        while not self._waiting:
-            self._take(await self._answer(None))
-        return self._waiting.popleft()
+        if self._waiting:
+            return self._waiting.popleft()
+        while (told := self._told(await self._answer(None))) is None:
+            pass
+        return told
 
     async def ask(self) -> None:
         """Ask etcd how far it has told of changes. Not while `create` waits."""
         self._asked.append(self._clock())
         question = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())
-        await self._exchange(lambda call: call.write(question))
+        await self._write(question)
 
     def credit(self) -> float | None:
         """Return when the request was sent that an answer is to; `None` if it is to none.
@@ -135,7 +141,13 @@ class Stream:
             call.cancel()
 
     async def _answer(self, prefix: bytes | None) -> Any:
-        answer = await self._exchange(_read)
+        call = self._call
+        if call is None:
+            raise BrokenError(_ENDED_HERE)
+        try:
+            answer = await call.read()
+        except _FAILURES as error:
+            await self._fail(error)
         if answer is grpc.aio.EOF:
             raise await self._failed(ConnectionError("etcd ended the stream"))
         if answer is None:  # what gRPC returns for bytes that it cannot read
@@ -150,37 +162,37 @@ class Stream:
             raise WatchRefusedError(f"{where}: etcd refused it: {answer.cancel_reason or 'no reason given'}")
         return answer
 
-    async def _exchange(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
-        if self._call is None:
-            raise BrokenError("watch: this side ended the stream")
+    async def _write(self, request: Any) -> None:
+        call = self._call
+        if call is None:
+            raise BrokenError(_ENDED_HERE)
         try:
-            return await work(self._call)
-        except (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError) as error:
-            raise await self._failed(error) from error
-        except asyncio.CancelledError as error:
-            if await was_cancelled():
-                raise
-            raise await self._failed(error) from error
+            await call.write(request)
+        except _FAILURES as error:
+            await self._fail(error)
+
+    async def _fail(self, error: BaseException) -> Never:
+        """Raise what an error of the call means. A cancellation of this task stays one."""
+        if isinstance(error, asyncio.CancelledError) and await was_cancelled():
+            raise error
+        raise await self._failed(error) from error
 
     async def _failed(self, error: BaseException) -> ConnectionFailedError:
         if self._given_up is not None:
             return self._given_up
         return await self._connection.failed(self._client, "watch", error)
 
-    def _take(self, answer: Any) -> None:
+    def _told(self, answer: Any) -> tuple[int, int, Sequence[Any]] | None:
+        """Return what `read` does of an answer, None while more of it is to come."""
         number, events = answer.watch_id, answer.events
         if self._fragments or answer.fragment:
             events = [*self._fragments.pop(number, ()), *events]
             if answer.fragment:
                 self._fragments[number] = events
-                return
-        if number > 0 or not events:
-            self._waiting.append((max(number, PROGRESS), answer.header.revision, events))
-
-
-def _read(call: Any) -> Awaitable[Any]:
-    answer: Awaitable[Any] = call.read()
-    return answer
+                return None
+        if number > 0:
+            return number, answer.header.revision, events
+        return None if events else (PROGRESS, answer.header.revision, events)
 
 
 def _end(deadline: asyncio.Timeout) -> None:

@@ -354,6 +354,7 @@ class Watcher:
             prefix, changes = self._prefixes[number - 1], _changes(revision, events)
             if self._held is None:
                 self._apply(prefix, changes)
+                await asyncio.sleep(0)  # who waits for it is first, and then the next one is asked for
             else:
                 self._held.extend((prefix, change) for change in changes)
 
