@@ -8,6 +8,7 @@ expects ends the runner, and with it every subscription and call, with its cause
 import asyncio
 import contextlib
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from itertools import chain, repeat
@@ -135,6 +136,7 @@ class Runner:
         self._cause: BaseException | None = None
         self._covered = 0  # etcd's revision when it last confirmed the lease before it proved that nothing is missing
         self._lags: deque[float] = deque(maxlen=_LAGS)
+        self._lag_due = math.inf  # when the lag is measured next
         self._state_log = StateLog(_log, lambda: self._about("state_changed"), clock)
         self._lags_told = Throttle(2, 600.0, clock)
 
@@ -261,6 +263,11 @@ class Runner:
         lease = self._lease
         return None if lease is None else max(0, lease.revision - max(self._covered, self._view.revision))
 
+    @property
+    def _loop_lag(self) -> float:
+        """Seconds that the event loop was late at most in the last lease period, or is by now."""
+        return max(0.0, self._clock() - self._lag_due, *self._lags)
+
     def health(self) -> Health:
         """Return how the registrar is, from memory. Any thread may call it."""
         refuse_copy(self._born)
@@ -274,7 +281,7 @@ class Runner:
             reason=None if state is State.CONNECTED or why is None else str(why) or repr(why),
             staleness=self._view.staleness,
             lease_left=None if left is None else max(0.0, left),
-            loop_lag=max(self._lags, default=0.0),
+            loop_lag=self._loop_lag,
             revision=self._view.revision,
             revision_lag=self._revision_lag,
             nodes=nodes,
@@ -406,7 +413,9 @@ class Runner:
         self._leaving.clear()
         self._blind_since, self._lease_silent = None, False
         session = self._session = _Session(
-            Connection(self._options, self._stats, clock=self._clock, listeners=self._listeners)
+            Connection(
+                self._options, self._stats, clock=self._clock, listeners=self._listeners, lag=lambda: self._loop_lag
+            )
         )
         self._task = asyncio.create_task(self._run(session), name="ergo_registrar")
         return session
@@ -534,9 +543,9 @@ class Runner:
         ttl = self._options.lease_ttl
         pause = ttl / _LAGS
         while True:
-            due = self._clock() + pause
+            self._lag_due = self._clock() + pause
             await asyncio.sleep(pause)
-            late = max(0.0, self._clock() - due)
+            late = max(0.0, self._clock() - self._lag_due)
             self._lags.append(late)
             self._state_log.catch_up()
             if late < ttl * _LAG_SHARE:

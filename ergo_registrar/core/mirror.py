@@ -245,17 +245,22 @@ class Mirror:
         return changes
 
     def _read_record(self, record: Record, changes: _Changes) -> None:
-        """Add one record to the changes. Each is noted as gone first, which stands when decoding raises."""
-        key = parse_route_key(self._prefix, record.key)
+        """Add one record to the changes: what cannot be decoded as gone, when its DecodeError is raised."""
+        key, value = parse_route_key(self._prefix, record.key), record.value
         if isinstance(key, ApplicationKey):
-            changes.applications[key.name, key.node] = None
-            if record.value is not None:
-                changes.applications[key.name, key.node] = decode_application_route_of(key.node, key.name, record.value)
+            at = key.name, key.node
+            try:
+                changes.applications[at] = (
+                    None if value is None else decode_application_route_of(key.node, key.name, value)
+                )
+            except DecodeError:
+                changes.applications[at] = None
+                raise
         elif isinstance(key, NodeKey):
             changes.nodes[key.node] = None
-            if record.value is not None:
-                changes.nodes[key.node] = _Node(tuple(decode_routes(record.value) or ()), record.create_revision)
-        elif record.value is not None:  # the end of a marker says nothing: its lease is short
+            if value is not None:
+                changes.nodes[key.node] = _Node(tuple(decode_routes(value) or ()), record.create_revision)
+        elif value is not None:  # the end of a marker says nothing: its lease is short
             changes.markers[key.node] = record.mod_revision
 
     def _apply(self, changes: _Changes, revision: int, now: float) -> Step:

@@ -112,9 +112,9 @@ class Client:
         etcd = self._etcd
         etcd.channel = channel
         etcd.metadata = (_WITH_LEADER,)
-        etcd.auth_stub = rpc.AuthStub(channel)
+        if self.logs_in:  # each stub is made of all its methods, which takes longer than a call
+            etcd.auth_stub = rpc.AuthStub(channel)
         etcd.kvstub = rpc.KVStub(channel)
-        etcd.clusterstub = rpc.ClusterStub(channel)
         etcd.leasestub = rpc.LeaseStub(channel)
         etcd.maintenancestub = rpc.MaintenanceStub(channel)
         etcd.watchstub = rpc.WatchStub(channel)  # aetcd has none to be used
@@ -210,13 +210,15 @@ class Client:
 
     async def member_status(self) -> Any:
         """Return the `StatusResponse` of this endpoint's member: cluster id, version, leader, alarms, size."""
-        return _read(await self._open.maintenancestub.Status(rpc.StatusRequest(), metadata=self._open.metadata))
+        status = _read(await self._open.maintenancestub.Status(rpc.StatusRequest(), metadata=self._open.metadata))
+        self._answers_last = progress_comes_last(status.version)
+        return status
 
     async def answers_progress_last(self) -> bool:
         """Say whether a watch's answer to `WatchProgressRequest` comes behind all events that it covers."""
         if self._answers_last is None:
-            self._answers_last = progress_comes_last((await self.member_status()).version)
-        return self._answers_last
+            await self.member_status()
+        return bool(self._answers_last)
 
     async def youngest(self, start: bytes, end: bytes, *, revision: int) -> Any:
         """Return the `RangeResponse` of the youngest key in a range, and the count of all, as of `revision`.

@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 _LOGIN_PAUSE_FIRST, _LOGIN_PAUSE = 1.0, 30.0
 _LOGIN_TIMEOUT = 10.0  # seconds, or `request_timeout` if that is longer: many may log in at once
 _PATIENCE = 2.0  # seconds for one attempt in the first round, doubled each round
+_LATE = 0.1  # seconds; an answer takes several turns of the event loop
 _ROUND_PAUSE = 0.05  # seconds between two rounds over all endpoints, doubled each round up to the next
 _ROUND_PAUSE_MOST = 0.5
 
@@ -61,6 +62,8 @@ class Verdict(Enum):
 
     ELSEWHERE = "elsewhere"
     """This endpoint cannot serve: try the next."""
+    LATE = "late"
+    """No answer in time, but this side is slow: try the same once more."""
     LOG_IN = "log in"
     """The token is no good any more: log in once, and try once more."""
     COMPACTED = "compacted"
@@ -115,6 +118,10 @@ _HINTS: tuple[tuple[str, str], ...] = (
 )
 
 
+def _no_lag() -> float:
+    return 0.0
+
+
 class Connection:
     """Calls to etcd, each within its deadline, over whichever endpoint answers. Made inside the running loop."""
 
@@ -126,6 +133,7 @@ class Connection:
         clock: Callable[[], float] = now,
         rng: random.Random | None = None,
         listeners: Sequence[RequestListener] = (),
+        lag: Callable[[], float] = _no_lag,
     ) -> None:
         self._options = options
         self._stats = stats
@@ -138,6 +146,7 @@ class Connection:
         self._random = rng or random.Random()  # jitter is no secret
         self._login_pauses = self._pauses_of_logins()
         self._refusals = Throttle(2, 600.0, clock)
+        self._lag = lag  # how late the event loop is: what is not answered in time then may be our own fault
         self._listeners = listeners  # who is told of every call; there may be more of them later
         self._closed = False
 
@@ -146,6 +155,11 @@ class Connection:
         """The endpoint in use, empty while there is none."""
         client = self._client
         return client.endpoint if client else ""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the event loop is so slow that an answer may be there, and was not come to yet."""
+        return self._lag() > _LATE
 
     async def look(self, *, timeout: float) -> None:
         """Go to an endpoint whose member answers and has a leader. Raise `ConnectionFailedError`."""
@@ -188,6 +202,7 @@ class Connection:
         rounds = _rounds(len(self._options.endpoints), total)
         tried: dict[str, str] = {}
         stale: object = None
+        spared = False  # the endpoint, once, since it was us who were slow
         while (left := ends - self._clock()) > 0:
             endpoint = self._options.endpoints[self._index]
             patience, pause = next(rounds)
@@ -197,20 +212,25 @@ class Connection:
                 if failed.verdict is Verdict.LOG_IN and stale is None and failed.client is not None:
                     stale = failed.token
                     continue
-                if failed.verdict is not Verdict.ELSEWHERE:
+                if failed.verdict not in (Verdict.ELSEWHERE, Verdict.LATE):
                     cause = failed.cause.with_traceback(None)  # a traceback would keep the channel open
                     raise _final(what, endpoint, failed) from cause
                 if endpoint not in tried or left >= patience:  # one cut short at the end has nothing better to say
                     tried[endpoint] = failed.reason
                 if failed.hasty:
                     break
-                await self.give_up(failed.client, endpoint)
+                if failed.verdict is Verdict.LATE and (not spared or len(self._options.endpoints) == 1):
+                    spared = True  # a line that is dead is found by gRPC's pings, which do not need our event loop
+                else:
+                    await self.give_up(failed.client, endpoint)
                 await asyncio.sleep(min(pause, max(0.0, ends - self._clock())))
         raise self._unreachable(what, total, tried)
 
     async def failed(self, client: Client, what: str, error: BaseException) -> ConnectionFailedError:
         """Translate the error of a stream of `client`; if its endpoint is to blame, give that endpoint up."""
         verdict, reason = _judge(error)
+        if isinstance(error, TimeoutError) and self.is_late:
+            verdict = Verdict.LATE
         failed = _AttemptFailed(client, verdict, reason, error)
         if verdict in (Verdict.ELSEWHERE, Verdict.LOG_IN):  # the next client logs in
             await self.give_up(client, client.endpoint)
@@ -246,6 +266,8 @@ class Connection:
                 return await operation(client)
         except TimeoutError as error:
             reason, hasty = f"no answer within {seconds:.3g} s", seconds < patience / 2
+            if self.is_late:
+                raise _AttemptFailed(client, Verdict.LATE, f"{reason}, the event loop being slow", error) from None
             raise _AttemptFailed(client, Verdict.ELSEWHERE, reason, error, hasty=hasty) from None
         except (aetcd.ClientError, grpc.aio.AioRpcError, grpc.aio.BaseError, OSError) as error:
             raise _AttemptFailed(client, *_judge(error), error, token) from None
@@ -442,6 +464,7 @@ _OUTCOMES: dict[type[BaseException], str] = {
 }
 _ERRORS: dict[Verdict, type[ConnectionFailedError]] = {
     Verdict.ELSEWHERE: BrokenError,
+    Verdict.LATE: BrokenError,
     Verdict.COMPACTED: CompactedError,
     Verdict.TOO_LARGE: TooLargeError,
     Verdict.LEASE_GONE: LeaseGoneError,

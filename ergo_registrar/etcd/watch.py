@@ -15,11 +15,13 @@ from 1 up, and created one at a time, because a refusal carries the id -1 or 0; 
 """
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from operator import attrgetter
 from typing import Any, Never, Protocol
+from weakref import WeakKeyDictionary
 
 import anyio
 from aetcd import rpc
@@ -38,6 +40,8 @@ _PAGE, _PAGE_MOST = 1000, 16_000  # keys asked for first, and at most, at once: 
 _PAGE_SOON = 0.25  # seconds; after a page that took no longer, four times as many are asked for
 _PATIENCE = 2.0  # seconds for etcd's word on a new watch, doubled after each failure: a hung one is left soon
 _RETRY_FIRST, _RETRY_MOST = 0.1, 1.0  # seconds between two tries for a broken stream
+_READERS = 4  # of one event loop at the same time
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 _MOST = 2**63 - 1  # the largest revision there can be
 _CATCH_UP = 0.12  # seconds; every 0.1 s older etcds bring up to date what began in the past (syncWatchersLoop)
 _HOLD = 1.0  # seconds for which changes wait for a new stream's first proof; some may then be told out of order
@@ -183,7 +187,7 @@ class Watcher:
         stream.forget(before=asked - self._beat)
         stream.answered.clear()
         while stream is self._stream and not stream.answered.is_set():
-            if self._clock() - max(asked, stream.heard) >= self._beat:
+            if self._clock() - max(asked, stream.heard) >= self._patient_beat:
                 await stream.give_up(f"etcd was silent on the watch for {self._beat:.1f} s")
                 return
             if self._clock() - stream.opened >= _HOLD:
@@ -192,6 +196,11 @@ class Watcher:
                 await stream.ask()
             with anyio.move_on_after(min(_ASK_AGAIN, self._beat)):
                 await stream.answered.wait()
+
+    @property
+    def _patient_beat(self) -> float:
+        """The seconds after which etcd is to blame; while it may be us who are slow, twice as many."""
+        return 2 * self._beat if self._connection.is_late else self._beat
 
     async def _compare(self, stream: Stream) -> None:
         """Hold back what comes until it, and what is known, agree with what stands in etcd."""
@@ -202,7 +211,7 @@ class Watcher:
             self._held = []
         try:
             revision, stands = await self._stands()
-            ends = self._clock() + self._beat
+            ends = self._clock() + self._patient_beat
             while stream is self._stream:
                 if all(self._agrees(prefix, revision, *stands[prefix]) for prefix in self._prefixes):
                     stream.whole = True
@@ -328,11 +337,12 @@ class Watcher:
 
     async def _list(self) -> None:
         """Read every prefix at one revision. Raise `CompactedError` if that is compacted meanwhile."""
-        asked = self._clock()
-        revision, history, found = await read_prefixes(self._connection, self._prefixes, clock=self._clock)
-        self._stats.listings += 1
-        self._history = history
-        self._sink.listed(revision, found, asked)
+        async with _turn(self._timeout):
+            asked = self._clock()
+            revision, history, found = await read_prefixes(self._connection, self._prefixes, clock=self._clock)
+            self._stats.listings += 1
+            self._history = history
+            self._sink.listed(revision, found, asked)
         self._applied = dict.fromkeys(self._prefixes, revision)
         self._counts = {prefix: len(records) for prefix, records in found.items()}
         none = Record(self._prefixes[0], None)
@@ -365,7 +375,10 @@ class Watcher:
             self._complete = revision
             self._sink.shown(revision, asked)
         else:  # what this answer overtook was there when the one before came
+            if stream.answers[0] == stream.answers[1]:  # so nothing happened around that question
+                self._complete = stream.answers[1]
             self._sink.shown(0, stream.asked_before)
+        stream.answers = stream.answers[1], revision
         stream.asked_before = asked
 
     def _release(self) -> None:
@@ -390,6 +403,26 @@ class Watcher:
 
     def _pauses(self) -> Iterator[float]:
         return delays(self._random, first=_RETRY_FIRST, most=_RETRY_MOST)
+
+
+@contextlib.asynccontextmanager
+async def _turn(patience: float) -> AsyncIterator[None]:
+    """Read only when few others of this event loop do, or after so many seconds.
+
+    Where one process has many registrars, and all begin to read in one moment, what each makes of it would keep the
+    loop from renewing their leases.
+    """
+    turns = _turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_READERS))
+    try:
+        async with asyncio.timeout(patience):
+            await turns.acquire()
+    except TimeoutError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        turns.release()
 
 
 async def read_prefixes(

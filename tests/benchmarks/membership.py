@@ -29,8 +29,8 @@ def application_of(name: str, weight: int = 1) -> ApplicationRoute:
 
 
 def options_for(endpoint: str) -> Options:
-    """Return the options of every registrar: those of any user, who sets cluster and endpoint."""
-    return Options(cluster=CLUSTER, endpoints=(endpoint,))
+    """Return the options of every registrar: those of any user, but for the patience while hundreds start at once."""
+    return Options(cluster=CLUSTER, endpoints=(endpoint,), dial_timeout=300, request_timeout=300)
 
 
 def node_entry(name: str) -> tuple[bytes, bytes]:

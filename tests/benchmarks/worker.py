@@ -98,6 +98,7 @@ class Worker:
         self._failure = failure
         self._in: list[str] = []
         self._failed_starts = 0
+        self._last_failure = ""
         self._collections = _Collections()
 
     async def obey(self, command: Command) -> None:
@@ -110,7 +111,7 @@ class Worker:
             answer = {
                 "error": f"{command.do} took more than {command.seconds:g} s: {len(self._in)} of "
                 f"{len(self._setup.numbers)} nodes of a process are in, the one that sees the fewest sees {least}, "
-                f"{self._failed_starts} starts failed"
+                f"{self._failed_starts} starts failed{self._last_failure}"
             }
         say(answer=command.id, **answer)
 
@@ -150,8 +151,9 @@ class Worker:
         while True:
             try:
                 return await self._members.start(name)
-            except self._failure:
+            except self._failure as error:
                 self._failed_starts += 1
+                self._last_failure = f", the last one: {error}"
                 await asyncio.sleep(_RETRY)
 
     async def _see(self, names: set[str]) -> float:
