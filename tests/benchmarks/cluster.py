@@ -8,6 +8,8 @@ import contextlib
 import importlib.util
 from collections.abc import Iterator
 
+import msgspec
+
 from ergo_registrar import RegistrarError
 from tests.benchmarks.cluster_figures import Findings
 from tests.benchmarks.cluster_runs import Plan, Taken, alone, side_by_side
@@ -18,39 +20,39 @@ from tests.benchmarks.workers import StageError
 
 _QUICK = 100  # nodes; measured in a whole run, too, so that the two can be compared
 _SMALL = (10, 50, 200)
-_LARGE = (500, 1000, 3000)
-_MAIN = 1000  # nodes; most goals are of them
 _UVLOOP = 200  # nodes
 
 
 def measure(setting: Setting) -> tuple[list[Figure], dict[str, str]]:
-    """Measure all clusters of a run. Return their figures, and why others are missing."""
+    """Measure the clusters that fit beside each other. Return their figures, and why others are missing."""
     findings = Findings()
-    asyncio.run(_quick(setting, findings) if setting.quick else _whole(setting, findings))
+    asyncio.run(_quick(findings) if setting.quick else _whole(findings))
     return findings.figures, findings.missing
 
 
-async def _quick(setting: Setting, findings: Findings) -> None:
-    await _pair(findings, _QUICK, Plan(rounds=setting.rounds, joins=5, flow=0.7, rest=3, kill=True))
+async def _quick(findings: Findings) -> None:
+    await _pair(findings, _QUICK, Plan(rounds=5, joins=5, flow=0.7, rest=3, kill=True))
 
 
-async def _whole(setting: Setting, findings: Findings) -> None:
-    await _quick(setting, findings)
+async def _whole(findings: Findings) -> None:
+    await _quick(findings)
+    plan = Plan(rounds=5, joins=10, flow=2, rest=10)
     for nodes in _SMALL:
-        await _pair(findings, nodes, Plan(rounds=setting.rounds, joins=10, flow=2, rest=10))
+        await _pair(findings, nodes, plan)
     suffix = ", uvloop"
     if importlib.util.find_spec("uvloop"):
-        await _pair(findings, _UVLOOP, Plan(rounds=setting.rounds, joins=10, flow=2, rest=10), suffix)
+        await _pair(findings, _UVLOOP, plan, suffix)
     else:
         findings.missing[f"{_UVLOOP} nodes{suffix}"] = "uvloop is not installed"
-    for nodes in _LARGE:
-        is_main = nodes == _MAIN
-        plan = Plan(rounds=5, joins=12, flow=5, rest=30)
-        raw = await _alone(findings, Kind.RAW, nodes, plan)
-        plan = Plan(rounds=5, joins=12, flow=5, rest=30, hold=600 if is_main else 0, kill=is_main)
-        registrars = await _alone(findings, Kind.REGISTRARS, nodes, plan)
-        if raw is not None and registrars is not None:
-            findings.compare(raw, registrars)
+
+
+async def apart(findings: Findings, nodes: int, plan: Plan, *, beside_raw: bool = True) -> None:
+    """Measure a cluster that has the machine to itself, after one of bare gRPC that had."""
+    raw_plan = msgspec.structs.replace(plan, hold=0, kill=False)
+    raw = await _alone(findings, Kind.RAW, nodes, raw_plan) if beside_raw else None
+    registrars = await _alone(findings, Kind.REGISTRARS, nodes, plan)
+    if raw is not None and registrars is not None:
+        findings.compare(raw, registrars)
 
 
 async def _pair(findings: Findings, nodes: int, plan: Plan, suffix: str = "") -> None:

@@ -40,8 +40,8 @@ class Findings:
         self._ratio(
             registrars,
             f"{nodes:,} nodes{suffix}: client CPU for an event, x raw",
-            raw.flows,
-            registrars.flows,
+            [flow.client for flow in raw.flows],
+            [flow.client for flow in registrars.flows],
             goal=_COST_GOAL if nodes >= _COST_GOAL_FROM and not suffix else None,
         )
         if raw.rest is not None and registrars.rest is not None:
@@ -79,8 +79,11 @@ class _Sheet:
         if taken.joins:
             self._joins()
         if taken.flows:
-            costs = [cost * 1e6 for cost in taken.flows]
+            costs = [flow.client * 1e6 for flow in taken.flows]
             self._add("client CPU for an event", "us", costs, series="CPU for an event by nodes")
+            of_etcd = [flow.etcd * 1e6 for flow in taken.flows if flow.etcd is not None]
+            if of_etcd:
+                self._add("etcd's CPU for an event", "us", of_etcd)
         if taken.usage is not None:
             used = taken.usage
             self._add("memory of a node in its process", "MB", [used.memory / nodes / 1e6])

@@ -29,11 +29,10 @@ class Registrars:
         self._readers: list[asyncio.Task[None]] = []
 
     async def start(self, name: str) -> None:
-        registrar = Registrar(self._options)
-        subscription = registrar.subscribe()
-        await registrar.register(name, routes_of(), [application_of(name)])
+        registrar = Registrar(self._options, node=name, routes=routes_of(), applications=[application_of(name)])
+        await registrar.__aenter__()
         self._registrars[name] = registrar
-        self._readers.append(asyncio.create_task(self._read(subscription)))
+        self._readers.append(asyncio.create_task(self._read(registrar.subscribe())))
 
     async def _read(self, subscription: Subscription) -> None:
         async for event in subscription:

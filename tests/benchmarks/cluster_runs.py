@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from tests.benchmarks.stage import UNHEARD, Cluster, Joins, Kind, Rest, Usage
+from tests.benchmarks.stage import UNHEARD, Cluster, Flow, Joins, Kind, Rest, Usage
 from tests.benchmarks.workers import StageError, raise_file_limit
 
 UP_BOUND = 300.0  # seconds for up to 1,000 nodes
@@ -40,7 +40,7 @@ class Taken(msgspec.Struct):
     up: float | None = None
     rest: Rest | None = None
     joins: list[Joins] = []
-    flows: list[float] = []
+    flows: list[Flow] = []
     held: float = 0.0
     reborn: int = 0
     killed: float | None = None
@@ -128,7 +128,7 @@ async def _round(cluster: Cluster, taken: Taken, plan: Plan) -> None:
     async with _step(taken, "joins"):
         taken.joins.append(await cluster.joins(plan.joins))
     async with _step(taken, "flow"):
-        taken.flows.append(await cluster.flow(plan.flow, taken.rest.clients))
+        taken.flows.append(await cluster.flow(plan.flow, taken.rest))
 
 
 async def _end(cluster: Cluster, taken: Taken) -> None:

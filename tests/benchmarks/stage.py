@@ -27,10 +27,9 @@ _LOOK = 0.05  # seconds between two looks at whether all has arrived
 _QUIET = 0.3  # seconds in which nothing arrives any more when everything has
 _MOST_CHANGES, _DELIVERIES = 50.0, 4000.0  # a second, of a flow: it must fill neither the cores nor the queues
 _PER_JOIN = 2  # events: the node, and its application
-# How many nodes of one process may be starting at the same time. One process has one core at most, so more of them only
-# wait for each other, and each that waits may run into the timeouts of its calls; fewer leave the core idle while one
-# waits for etcd.
-PACE = 4
+# How many nodes of one process may be starting at the same time: all of them. Who comes late reads of those before in one
+# listing; who was there is told of each that comes, which costs several times as much.
+PACE = 1000
 
 
 class Kind(Enum):
@@ -53,6 +52,13 @@ class Joins(msgspec.Struct, frozen=True):
 
     delays: list[float]
     unheard: int
+
+
+class Flow(msgspec.Struct, frozen=True):
+    """What an event costs: CPU seconds of the client that is told, and of etcd."""
+
+    client: float
+    etcd: float | None
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -133,21 +139,24 @@ class Cluster:
             unheard += self.nodes - len(heard)
         return Joins(delays, unheard)
 
-    async def flow(self, seconds: float, resting: float) -> float:
-        """Return the clients' CPU seconds for each event of a flow of changes, beyond what they use at rest."""
+    async def flow(self, seconds: float, resting: Rest) -> Flow:
+        """Return what each event of a flow of changes costs, beyond what is used at rest."""
         rate = min(_MOST_CHANGES, _DELIVERIES / self.nodes)
         if not self._flowing:
             self._flowing = True
             await self._written(self._writer.begin_flow())
             await self._settle()
-        began, before = time.monotonic(), await self.usage()
+        began, before, etcd_before = time.monotonic(), await self.usage(), self._etcd_cpu()
         changes = await self._written(self._writer.flow(rate, seconds))
         after = await self._arrive(before.delivered + changes * self.nodes)
-        took = time.monotonic() - began
+        took, etcd_after = time.monotonic() - began, self._etcd_cpu()
         delivered = after.delivered - before.delivered
         if delivered < changes * self.nodes:
             raise StageError(f"{delivered} events arrived of {changes * self.nodes}")
-        return (after.cpu - before.cpu - resting * took) / delivered
+        etcd = None
+        if etcd_before is not None and etcd_after is not None and resting.etcd is not None:
+            etcd = (etcd_after - etcd_before - resting.etcd * took) / delivered
+        return Flow((after.cpu - before.cpu - resting.clients * took) / delivered, etcd)
 
     async def kill_half(self, seconds: float) -> float:
         """Kill half of the processes at once; return the seconds until all nodes left see each other and no others."""

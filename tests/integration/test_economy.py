@@ -1,0 +1,185 @@
+"""What a registrar asks of etcd, and what it does not: counted by etcd itself, or at the door to aetcd."""
+
+import asyncio
+import dataclasses
+import re
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+from ergo_registrar import ConnectionFailedError, Options, Registrar, State
+from ergo_registrar.etcd import watch
+from ergo_registrar.etcd.client import Client
+from ergo_registrar.etcd.connection import Connection
+from ergo_registrar.etcd.server import LocalEtcd
+from ergo_registrar.stats import Stats
+from ergo_registrar.testing.proxy import FaultProxy
+from tests.integration.support import NO_ROUTES, Raw, eventually, short_options
+
+
+async def counter(endpoint: str, metric: str, method: str) -> int:
+    """Return what etcd's own metrics count for a method."""
+
+    def read() -> str:
+        with urlopen(f"http://{endpoint}/metrics", timeout=5) as page:
+            text: str = page.read().decode()
+            return text
+
+    labels = rf'[^}}]*grpc_method="{method}"[^}}]*'
+    found = re.search(rf"^{metric}{{{labels}}} (\d+)", await asyncio.to_thread(read), re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+async def received(endpoint: str, method: str) -> int:
+    """Return how many messages etcd received for a method."""
+    return await counter(endpoint, "grpc_server_msg_received_total", method)
+
+
+async def streams_started(endpoint: str, method: str) -> int:
+    """Return how many streams of a method etcd has seen begin."""
+    return await counter(endpoint, "grpc_server_started_total", method)
+
+
+class TestAMemberAtRest:
+    """Nothing changes in etcd: then the lease's renewal proves the view, too."""
+
+    async def renewed(self, registrar: Registrar, times: int) -> None:
+        before = registrar.stats.lease_renewals
+        await eventually(lambda: registrar.stats.lease_renewals >= before + times, within=10)
+
+    async def test_asks_nothing_but_for_its_lease(self) -> None:
+        """It stays connected, and its view stays proven, over more than a lease period of renewals alone."""
+        async with LocalEtcd() as etcd:
+            options = short_options(etcd.endpoint)
+            async with Registrar(options, node="a@h") as registrar:
+                await self.renewed(registrar, 2)
+                before = await received(etcd.endpoint, "Watch")
+                for _ in range(5):
+                    await self.renewed(registrar, 1)
+                    assert registrar.state is State.CONNECTED
+                    assert registrar.staleness < options.lease_ttl
+                assert await received(etcd.endpoint, "Watch") == before
+
+    async def test_is_told_all_the_same_of_what_happens_then_and_asks_again(self) -> None:
+        """What changes elsewhere in etcd is a reason to ask: something of ours may have been missed."""
+        async with (
+            LocalEtcd() as etcd,
+            Raw(etcd.endpoint) as raw,
+            Registrar(short_options(etcd.endpoint), node="a@h") as registrar,
+        ):
+            await self.renewed(registrar, 2)
+            before = await received(etcd.endpoint, "Watch")
+            await raw.put("of/somebody/else", "x")
+
+            async def asked() -> bool:
+                return await received(etcd.endpoint, "Watch") > before
+
+            await eventually(asked)
+
+    async def test_renews_on_one_stream(self) -> None:
+        """Five renewals, and etcd has seen one stream for them."""
+        async with LocalEtcd() as etcd, Registrar(short_options(etcd.endpoint), node="a@h") as registrar:
+            await self.renewed(registrar, 5)
+            assert await streams_started(etcd.endpoint, "LeaseKeepAlive") == 1
+
+
+class TestReadingALargeCluster:
+    @pytest.fixture
+    def pages(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """Note how many keys each page of routes asked for, and let the first one be small."""
+        page, asked = Client.page, list[int]()
+
+        async def noted(client: Client, start: bytes, end: bytes, *, limit: int, revision: int) -> Any:
+            if b"/routes/" in start and limit > 1:
+                asked.append(limit)
+            return await page(client, start, end, limit=limit, revision=revision)
+
+        monkeypatch.setattr(Client, "page", noted)
+        monkeypatch.setattr(watch, "_PAGE", 5)
+        return asked
+
+    async def test_pages_grow_while_they_come_soon(
+        self, registrar_options: Options, raw: Raw, routes: str, pages: list[int]
+    ) -> None:
+        await raw.put_many((f"{routes}nodes/n{n:03}@h", NO_ROUTES) for n in range(100))
+        async with Registrar(registrar_options) as observer:
+            assert len(await observer.nodes()) == 100
+        assert pages[:2] == [5, 20]
+        assert len(pages) < 6
+
+    async def test_pages_that_take_long_stay_as_small_as_they_are(
+        self, registrar_options: Options, raw: Raw, routes: str, pages: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A slow line must not be asked for more than it brings in time."""
+        monkeypatch.setattr(watch, "_PAGE_SOON", -1.0)
+        await raw.put_many((f"{routes}nodes/n{n:03}@h", NO_ROUTES) for n in range(20))
+        async with Registrar(registrar_options) as observer:
+            assert len(await observer.nodes()) == 20
+        assert set(pages) == {5}
+
+
+class TestManyRegistrarsInOneProcess:
+    async def test_that_start_at_once_read_a_few_at_a_time(
+        self, registrar_options: Options, raw: Raw, routes: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What each makes of what it read would else come in one moment, and hold up the leases of all."""
+        reading, most = 0, 0
+        read = watch.read_prefixes
+
+        async def counted(*arguments: Any, **named: Any) -> Any:
+            nonlocal reading, most
+            reading += 1
+            most = max(most, reading)
+            try:
+                return await read(*arguments, **named)
+            finally:
+                reading -= 1
+
+        monkeypatch.setattr(watch, "read_prefixes", counted)
+        await raw.put_many((f"{routes}nodes/n{n:02}@h", NO_ROUTES) for n in range(20))
+        registrars = [Registrar(registrar_options) for _ in range(20)]
+        await asyncio.gather(*(registrar.__aenter__() for registrar in registrars))
+        assert {len(await registrar.nodes()) for registrar in registrars} == {20}
+        assert 1 < most <= watch._READERS
+        await asyncio.gather(*(registrar.close() for registrar in registrars))
+
+    async def test_do_not_wait_for_their_turn_for_ever(
+        self, registrar_options: Options, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Those before may hang: then one reads beside them, in time."""
+        for _ in range(watch._READERS):
+            turn = watch._turn(60)
+            await turn.__aenter__()
+        options = dataclasses.replace(registrar_options, request_timeout=0.5)
+        async with asyncio.timeout(5), Registrar(options) as observer:
+            assert await observer.nodes() == []
+
+
+class TestACallThatIsNotAnsweredInTime:
+    """A hung endpoint, and an event loop that is said to be late or not."""
+
+    async def tried(self, relay: FaultProxy, options: Options, lag: float) -> tuple[ConnectionFailedError, int]:
+        stats = Stats()
+        connection = Connection(dataclasses.replace(options, endpoints=(relay.endpoint,)), stats, lag=lambda: lag)
+        try:
+            await connection.look(timeout=5)
+            relay.black_hole()
+            with pytest.raises(ConnectionFailedError) as raised:
+                await connection.call("look", lambda client: client.member_status(), timeout=3)
+        finally:
+            await connection.close()
+        return raised.value, stats.connections_replaced
+
+    async def test_costs_the_endpoint_its_connection(self, relay: FaultProxy, registrar_options: Options) -> None:
+        error, replaced = await self.tried(relay, registrar_options, lag=0.0)
+        assert "no answer within" in str(error)
+        assert replaced >= 1
+
+    async def test_is_not_its_fault_where_this_side_is_slow(
+        self, relay: FaultProxy, registrar_options: Options
+    ) -> None:
+        """To make a new connection would make the loop slower still. The call ends in time all the same."""
+        error, replaced = await self.tried(relay, registrar_options, lag=1.0)
+        assert "the event loop being slow" in str(error)
+        assert replaced == 0
