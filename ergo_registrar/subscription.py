@@ -148,14 +148,14 @@ class Subscription:
         if self._types:
             events = [event for event in events if isinstance(event, self._types)]
         room = 0 if self._missed else self._room  # what follows a missed one is missed until that was told
-        missed = max(0, len(events) - room)
-        if missed:
+        missed = len(events) - room
+        if missed > 0:
             self._missed += missed
             events = events[:room]
         if events:
             self._room -= len(events)
             self._queue.put_nowait(events)
-        return missed
+        return max(0, missed)
 
     def _end(self, cause: BaseException | None) -> None:
         if not self._ended:

@@ -88,12 +88,12 @@ class Bench:
         self._runner = runner
         self._yardsticks: list[float] = []
 
-    def awaited(self, call: Callable[[], Coroutine[Any, Any, object]], calls: int) -> None:
+    def awaited(self, call: Callable[..., Coroutine[Any, Any, object]], *arguments: object, calls: int) -> None:
         """Measure a call that is awaited."""
 
         async def rounds() -> None:
             for _ in range(calls):
-                await call()
+                await call(*arguments)
 
         self._measure(lambda: self._runner.run(rounds()), calls)
 
@@ -120,12 +120,12 @@ class Bench:
     def _yardstick(self) -> None:
         known = {"item": 1}
 
-        async def look() -> int:
-            return known["item"]
+        async def look(item: str) -> int:
+            return known[item]
 
         async def many() -> None:
             for _ in range(YARDSTICKS):
-                await look()
+                await look("item")
 
         began = time.perf_counter()
         self._runner.run(many())
@@ -140,8 +140,7 @@ def bench(benchmark: BenchmarkFixture, entered: Entered) -> Bench:
 
 def test_an_item_of_the_configuration(bench: Bench, entered: Entered) -> None:
     entered.configure(1000, 5)
-    config_item = entered.registrar.config_item
-    bench.awaited(lambda: config_item("item.500"), 50_000)
+    bench.awaited(entered.registrar.config_item, "item.500", calls=50_000)
     bench.tell("config_item", "config_item, awaited", goal=0.3)
 
 
@@ -156,16 +155,14 @@ def test_a_change_of_one_item(bench: Bench, entered: Entered, items: int) -> Non
 @pytest.mark.parametrize(("instances", "goal"), [(10, 2.0), (1000, 5.0)])
 def test_the_pick_alone(bench: Bench, entered: Entered, instances: int, goal: float) -> None:
     entered.publish("web", instances)
-    pick = entered.registrar.pick
-    bench.awaited(lambda: pick("web"), 10_000)
+    bench.awaited(entered.registrar.pick, "web", calls=10_000)
     bench.tell("resolve_application", f"pick among {instances:,}", goal=goal)
 
 
 @pytest.mark.parametrize(("instances", "calls", "goal"), [(10, 5000, 10.0), (1000, 50, 1000.0)])
 def test_the_whole_ordered_list(bench: Bench, entered: Entered, instances: int, calls: int, goal: float) -> None:
     entered.publish("web", instances)
-    resolve = entered.registrar.resolve_application
-    bench.awaited(lambda: resolve("web"), calls)
+    bench.awaited(entered.registrar.resolve_application, "web", calls=calls)
     bench.tell("resolve_application", f"resolve_application of {instances:,}", goal=goal)
 
 
@@ -181,7 +178,7 @@ def test_a_pick_after_each_change(bench: Bench, entered: Entered) -> None:
         entered.view.changed(routes_prefix(CLUSTER), [(entered.view.revision + 1, [record])])
         await pick("web")
 
-    bench.awaited(change_and_pick, 50)
+    bench.awaited(change_and_pick, calls=50)
     bench.tell("resolve_application", "pick among 1,000, each time after one changed")
 
 
@@ -197,7 +194,7 @@ def test_an_event_to_many_that_wait_for_it(bench: Bench, entered: Entered) -> No
     """asyncio wakes each of them, which costs more than all else: here it is until each task has it."""
     hub, event = vars(entered.registrar)["_hub"], [NodeLeft(name="gone")]
     tasks = entered.runner.run(_waiting([_take(entered.registrar.subscribe()) for _ in range(FAN_OUT)]))
-    bench.awaited(lambda: _until_taken(tasks, lambda: hub.publish(event)), 1)
+    bench.awaited(lambda: _until_taken(tasks, lambda: hub.publish(event)), calls=1)
     bench.tell("one event to 1,000 subscriptions", "one event into the hands of 1,000 waiting tasks", "ms")
     entered.runner.run(_end(tasks))
 
@@ -210,7 +207,7 @@ def test_the_same_by_bare_queues(bench: Bench, entered: Entered) -> None:
         for queue in queues:
             queue.put_nowait(1)
 
-    bench.awaited(lambda: _until_taken(tasks, publish), 1)
+    bench.awaited(lambda: _until_taken(tasks, publish), calls=1)
     bench.tell("one event to 1,000 subscriptions", "the same by bare asyncio.Queues", "ms")
     entered.runner.run(_end(tasks))
 

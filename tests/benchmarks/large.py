@@ -1,4 +1,4 @@
-"""Clusters of 500 and 1,000 nodes, alone on the machine: ten minutes of the larger one, and half of it killed at once."""
+"""Clusters of 500 and 1,000 nodes, alone on the machine: the larger one for ten minutes, then half of it killed."""
 
 import asyncio
 

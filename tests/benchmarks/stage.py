@@ -27,7 +27,7 @@ _LOOK = 0.05  # seconds between two looks at whether all has arrived
 _QUIET = 0.3  # seconds in which nothing arrives any more when everything has
 _MOST_CHANGES, _DELIVERIES = 50.0, 4000.0  # a second, of a flow: it must fill neither the cores nor the queues
 _PER_JOIN = 2  # events: the node, and its application
-# How many nodes of one process may be starting at the same time: all of them. Who comes late reads of those before in one
+# How many nodes of one process may be starting at the same time: all. Who comes late reads of those before in one
 # listing; who was there is told of each that comes, which costs several times as much.
 PACE = 1000
 

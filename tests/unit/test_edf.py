@@ -9,6 +9,7 @@ import pytest
 
 from ergo_registrar.core.edf import (
     decode_application_route,
+    decode_application_route_of,
     decode_routes,
     encode_application_route,
     encode_routes,
@@ -325,3 +326,15 @@ def test_what_a_layout_has_no_place_for_is_refused_not_dropped(
 def test_an_unknown_layout_is_refused(layout: Any) -> None:
     with pytest.raises(ValidationError, match=r"layout: must be one of 'v3\.1', 'tags', 'tags\+version'"):
         encode_application_route(PLAIN, layout)
+
+
+@pytest.mark.parametrize("layout", ["v3.1", "tags"])
+def test_the_route_of_a_key_must_be_as_strictly_written_as_any_other(layout: Any) -> None:
+    """What Go's decoder and Python's pass over is refused on the quick way, too."""
+    whole = encode_application_route(PLAIN, layout)
+    assert decode_application_route_of(PLAIN.node, PLAIN.name, whole) == PLAIN
+    for strange in (whole + b"\n", whole[:8] + b"\n" + whole[8:], b"*" + whole, whole.rstrip(b"=") + b"*=="):
+        with pytest.raises(DecodeError):
+            decode_application_route_of(PLAIN.node, PLAIN.name, strange)
+    with pytest.raises(DecodeError, match="is about application"):
+        decode_application_route_of(PLAIN.node, "another", whole)
