@@ -407,7 +407,7 @@ class Registrar:
     def staleness(self) -> float:
         """Seconds since etcd last proved that what is read here is all there is; infinite before the first time.
 
-        While `CONNECTED` it is proved anew every third of `lease_ttl`, and never older than `lease_ttl`.
+        While `CONNECTED` it is proved anew about every third of `lease_ttl`, and never older than `lease_ttl`.
         """
         return self._view.staleness
 
