@@ -1,7 +1,7 @@
 """Measure, print a table, and write a report.
 
-Without PART, every part is measured, in this order: calls, events, propagation, listing, idle, cluster, large,
-largest. A ratio that is
+Without PART, every part is measured, in this order: calls, events, propagation, listing, idle, limit, cluster,
+large, largest. A ratio that is
 worse by a third than in the report that is kept (docs/explanation/benchmarks.json) is measured once more, and if it is
 worse again, the run fails.
 """
@@ -20,7 +20,7 @@ from tests.benchmarks.compare import worse
 from tests.benchmarks.report import KEPT, Figure, Report, read, this_machine, write
 from tests.benchmarks.setting import Setting
 
-PARTS = ("calls", "events", "propagation", "listing", "idle", "cluster", "large", "largest")
+PARTS = ("calls", "events", "propagation", "listing", "idle", "limit", "cluster", "large", "largest")
 """Each is a module here, whose `measure(setting)` returns its figures, and what is missing, by name."""
 
 

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks import page
 from tests.benchmarks.compare import worse
-from tests.benchmarks.report import Better, Figure, Report, read, this_machine, write
+from tests.benchmarks.curves import PLOTS, Plot, digest
+from tests.benchmarks.report import KEPT, Better, Figure, Report, read, this_machine, write
 
 
 def figure(name: str = "cost", *rounds: float, better: Better = "lower", relative: bool = True) -> Figure:
@@ -55,3 +57,23 @@ def test_a_figure_that_is_measured_again_replaces_the_one_before() -> None:
     report = Report(quick=True, machine=this_machine(""), figures=[figure("a", 1.0), figure("b", 1.0)])
     report.add([figure("a", 2.0), figure("c", 3.0)])
     assert {each.name: each.median for each in report.figures} == {"a": 2.0, "b": 1.0, "c": 3.0}
+
+
+def test_the_page_shows_the_figures_that_are_kept() -> None:
+    text = page.PAGE.read_text()
+    assert text == page.written(text, read(KEPT)), "write them anew: python -m tests.benchmarks.page"
+
+
+@pytest.mark.parametrize("plot", PLOTS, ids=[plot.file for plot in PLOTS])
+def test_the_drawings_are_of_the_figures_that_are_kept(plot: Plot) -> None:
+    drawn = KEPT.with_name(plot.file).read_text()
+    assert digest(plot, read(KEPT)) in drawn, "draw them anew: python -m tests.benchmarks.page"
+    assert len(plot.curves(read(KEPT))) >= 2
+
+
+def test_a_goal_that_is_not_met_is_told_as_plainly_as_one_that_is() -> None:
+    met = Figure(row="a row", name="one", unit="us", rounds=[1.5], goal=2.0)
+    missed = Figure(row="a row", name="two", unit="x", rounds=[1.0, 3.0, 2.5], goal=2.0, note="a | reason")
+    shown = page.goals(Report(quick=False, machine=this_machine(""), figures=[met, missed]))
+    assert "| a row | one | ≤ 2.00 us | 1.50 us | 1 | met |" in shown
+    assert "|  | two | ≤ 2.00 x | 2.50 x | 1.00 to 3.00 in 3 | **not met**: a / reason |" in shown

@@ -1,0 +1,107 @@
+"""`python -m tests.benchmarks.profile`: where the time goes of what did not meet its goal.
+
+Written to docs/explanation/performance-profile.txt, which the page shows. Two parts: a member at rest, its CPU by
+thread, as the kernel counts it; and single puts until their event is in a subscriber's hands, by stages.
+"""
+
+import asyncio
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aetcd import rpc
+
+from ergo_registrar import ApplicationMode, ApplicationRoute, ApplicationState, Options, Registrar
+from ergo_registrar.core.edf import encode_application_route
+from ergo_registrar.core.keys import application_key
+from ergo_registrar.etcd import stream, watch
+from ergo_registrar.etcd.server import LocalEtcd
+from tests.benchmarks import raw
+from tests.benchmarks.report import KEPT
+
+FILE = KEPT.with_name("performance-profile.txt")
+REST = 40.0  # seconds
+PUTS = 2000
+
+
+async def main() -> None:
+    """Measure both and write them down."""
+    async with LocalEtcd() as etcd:
+        at_rest = await _at_rest(etcd.endpoint)
+        by_stage = await _by_stage(etcd.endpoint)
+    FILE.write_text(f"{at_rest}\n{by_stage}")
+    print(FILE.read_text(), end="")
+
+
+async def _at_rest(endpoint: str) -> str:
+    async with Registrar(Options(endpoints=(endpoint,), cluster="rest"), node="me@host"):
+        await asyncio.sleep(5)
+        before = _cpu_by_thread()
+        await asyncio.sleep(REST)
+        after = _cpu_by_thread()
+    used = {name: (after[name] - before.get(name, 0.0)) / REST * 100 for name in after}
+    lines = [f"{used[name]:7.4f} %  {name}\n" for name in sorted(used, key=lambda name: -used[name]) if used[name] > 0]
+    return f"A member at rest for {REST:g} s: CPU by thread, in % of a core\n" + "".join(lines)
+
+
+def _cpu_by_thread() -> dict[str, float]:
+    """Return the seconds of CPU that the threads of this process used, by their names."""
+    used: dict[str, float] = defaultdict(float)
+    for task in Path("/proc/self/task").iterdir():
+        name = (task / "comm").read_text().strip()
+        used[name] += int((task / "schedstat").read_text().split()[0]) / 1e9  # nanoseconds on a core
+    return used
+
+
+async def _by_stage(endpoint: str) -> str:
+    at: dict[str, float] = {}
+    _stamp_before(watch.Watcher, "_apply", "applied from", at)
+    read = stream.Stream._answer
+
+    async def answered(self: stream.Stream, prefix: bytes | None) -> Any:
+        answer = await read(self, prefix)
+        at["read"] = time.perf_counter()
+        return answer
+
+    stream.Stream._answer = answered  # type: ignore[method-assign]  # only to look at the clock
+    stages: dict[str, list[float]] = defaultdict(list)
+    async with (
+        Registrar(Options(endpoints=(endpoint,), cluster="stages"), node="me@host") as registrar,
+        registrar.subscribe() as events,
+        raw.channel(endpoint) as channel,
+    ):
+        put = rpc.KVStub(channel).Put
+        for number in range(PUTS):
+            route = ApplicationRoute(f"n{number}@h", "app", 1, ApplicationMode.PERMANENT, ApplicationState.RUNNING)
+            key, value = application_key("stages", "app", route.node), encode_application_route(route)
+            began = time.perf_counter()
+            sent = asyncio.ensure_future(put(rpc.PutRequest(key=key, value=value)))
+            await events.get()
+            ended = time.perf_counter()
+            await sent
+            stages["the put, etcd and gRPC, until the answer is read"].append(at["read"] - began)
+            stages["from there until it is applied: fragments, revisions, records"].append(
+                at["applied from"] - at["read"]
+            )
+            stages["applied, told, and the subscriber's task woken"].append(ended - at["applied from"])
+            stages["all"].append(ended - began)
+    lines = [f"{statistics.median(taken) * 1e6:7.0f} us  {stage}\n" for stage, taken in stages.items()]
+    return f"{PUTS} single puts until the event is in a subscriber's hands: medians\n" + "".join(lines)
+
+
+def _stamp_before(owner: type, name: str, stage: str, at: dict[str, float]) -> None:
+    """Note when a method is called."""
+    method: Callable[..., object] = getattr(owner, name)
+
+    def stamped(*arguments: object) -> object:
+        at[stage] = time.perf_counter()
+        return method(*arguments)
+
+    setattr(owner, name, stamped)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
