@@ -540,21 +540,25 @@ class Runner:
 
     async def _heed_lag(self) -> Never:
         """Measure how late the event loop is. What blocks it costs the lease, so it is told of before that."""
-        ttl = self._options.lease_ttl
-        pause = ttl / _LAGS
-        while True:
-            self._lag_due = self._clock() + pause
-            await asyncio.sleep(pause)
-            late = max(0.0, self._clock() - self._lag_due)
-            self._lags.append(late)
-            self._state_log.catch_up()
-            if late < ttl * _LAG_SHARE:
-                continue
-            self._tell_of_lag(late)
-            self._doubt()
-            if self._session is not None and self._session.registration is not None:
-                self._session.registration.hurry()
-            self._ask()
+        try:
+            while True:
+                self._lag_due = self._clock() + self._options.lease_ttl / _LAGS
+                await asyncio.sleep(self._options.lease_ttl / _LAGS)
+                late = max(0.0, self._clock() - self._lag_due)
+                self._lags.append(late)
+                self._state_log.catch_up()
+                if late >= self._options.lease_ttl * _LAG_SHARE:
+                    self._heed(late)
+        finally:
+            self._lag_due = math.inf
+
+    def _heed(self, late: float) -> None:
+        """See to it that a loop that stood still costs no more than it has: renew the lease, and have all proved."""
+        self._tell_of_lag(late)
+        self._doubt()
+        if self._session is not None and self._session.registration is not None:
+            self._session.registration.hurry()
+        self._ask()
 
     def _tell_of_lag(self, late: float) -> None:
         count = self._lags_told.note()

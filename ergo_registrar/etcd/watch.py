@@ -412,17 +412,15 @@ async def _turn(patience: float) -> AsyncIterator[None]:
     Where one process has many registrars, and all begin to read in one moment, what each makes of it would keep the
     loop from renewing their leases.
     """
-    turns = _turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_READERS))
+    turns, is_ours = _turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_READERS)), False
     try:
-        async with asyncio.timeout(patience):
-            await turns.acquire()
-    except TimeoutError:
-        yield
-        return
-    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                is_ours = await turns.acquire()
         yield
     finally:
-        turns.release()
+        if is_ours:
+            turns.release()
 
 
 async def read_prefixes(
