@@ -8,7 +8,7 @@ import msgspec
 
 from ergo_registrar.core.change import ConfigChange
 from ergo_registrar.core.config import ConfigSource
-from ergo_registrar.core.filter import described
+from ergo_registrar.core.filter import EVERY, described
 from ergo_registrar.core.keys import NODE_LEVELS, ConfigKey, ConfigLevel, check_name
 from ergo_registrar.core.registration import Publication
 from ergo_registrar.core.session import State
@@ -203,7 +203,8 @@ class Registrar:
     ) -> ApplicationRoute:
         """Return the first of `resolve_application` alone, which is cheaper. Takes and raises the same."""
         self._runner.refuse_unread()
-        return self._view.pick(name, described(state, tags, without_tags), include_self)
+        plain = state is None and not tags and not without_tags
+        return self._view.pick(name, EVERY if plain else described(state, tags, without_tags), include_self)
 
     async def wait_for(
         self,

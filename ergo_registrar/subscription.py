@@ -33,7 +33,8 @@ class Subscription:
         self._hub = hub
         self._types = types
         self._replay = deque(event for event in replay if not types or isinstance(event, types))
-        # What was told at once is one item, and None wakes a reader. What was taken out waits in `_ready`.
+        # What readers wait for: what was told at once is one item, and None only wakes one. What was taken out, and
+        # what is told while nobody waits, is in `_ready`, from which it is read.
         self._queue: asyncio.Queue[Sequence[Event] | None] = asyncio.Queue()
         self._ready: deque[Event] = deque()
         self._maxsize = maxsize
@@ -154,7 +155,10 @@ class Subscription:
             events = events[:room]
         if events:
             self._room -= len(events)
-            self._queue.put_nowait(events)
+            if self._readers or not self._queue.empty():
+                self._queue.put_nowait(events)
+            else:
+                self._ready.extend(events)
         return max(0, missed)
 
     def _end(self, cause: BaseException | None) -> None:

@@ -1,6 +1,7 @@
 """Bounded queues that block nobody and lose nothing unseen."""
 
 import asyncio
+import random
 
 import pytest
 from hypothesis import given
@@ -83,6 +84,51 @@ class TestHearing:
         async with asyncio.timeout(1):
             heard = await asyncio.gather(*reading)
         assert sorted(map(repr, heard)) == sorted(map(repr, [joined(1), EventsMissed(count=2)]))
+
+    async def test_two_told_at_once_go_to_two_who_wait(self, hub: Hub) -> None:
+        subscription = hub.subscribe((), 10)
+        readers = [asyncio.create_task(subscription.get()) for _ in range(2)]
+        await rounds()
+        hub.publish([joined(1), joined(2)])
+        assert await asyncio.wait_for(asyncio.gather(*readers), 1) == [joined(1), joined(2)]
+
+    async def test_what_a_cancelled_reader_did_not_take_stays_before_what_comes_then(self, hub: Hub) -> None:
+        subscription = hub.subscribe((), 10)
+        reader = asyncio.create_task(subscription.get())
+        await rounds()
+        hub.publish([joined(1), joined(2)])
+        reader.cancel()
+        await asyncio.wait([reader])
+        hub.publish([joined(3)])
+        assert read(subscription) == [joined(1), joined(2), joined(3)]
+
+    async def test_readers_who_come_and_go_take_all_in_order(self, hub: Hub) -> None:
+        """Told in bursts while some wait, some look, and some are cancelled."""
+        subscription, rng, heard = hub.subscribe((), 10_000), random.Random(7), list[Event]()
+
+        async def take() -> None:
+            heard.append(await subscription.get())
+
+        readers: list[asyncio.Task[None]] = []
+        told = 0
+        for _ in range(500):
+            match rng.randrange(4):
+                case 0:
+                    readers.append(asyncio.create_task(take()))
+                case 1:
+                    count = rng.randrange(1, 5)
+                    hub.publish([joined(told + number) for number in range(count)])
+                    told += count
+                case 2 if readers:
+                    readers.pop(rng.randrange(len(readers))).cancel()
+                case _:
+                    await rounds(rng.randrange(3))
+        await rounds()
+        for reader in readers:
+            reader.cancel()
+        await rounds()
+        heard += read(subscription)
+        assert heard == [joined(number) for number in range(told)]
 
     async def test_nothing_now_is_queue_empty(self, hub: Hub) -> None:
         with pytest.raises(asyncio.QueueEmpty):
