@@ -327,7 +327,7 @@ class TestReadingTheCluster:
         before = (await raw.metrics())["etcd_mvcc_range_total"]
         observer = await make_registrar(request_timeout=30)
         reads = (await raw.metrics())["etcd_mvcc_range_total"] - before
-        assert reads >= count / 1000
+        assert reads >= 4 + 2  # growing pages of the routes, and two levels of configuration
         for n in (0, 999, 1000, 1001, 15_000, count - 1):
             assert (await observer.pick(f"app-{n:05}")).weight == n
         assert len({event.name for event in waiting(observer.subscribe(ApplicationStarted, replay=True))}) == count
