@@ -34,6 +34,11 @@ def test_weights_given_again_as_another_mapping_go_on_where_they_were() -> None:
     assert "".join(balance.pick({"a": 5, "b": 1, "c": 1}) for _ in range(14)) == "aabacaa" * 2
 
 
+def test_of_those_that_are_equally_near_the_first_by_name_is_next() -> None:
+    balance, weights = WeightedRoundRobin(), {"z": 1, "a": 3}
+    assert "".join(balance.pick(weights) for _ in range(8)) == "aaza" * 2
+
+
 def test_a_weight_of_zero_counts_as_one_and_a_negative_one_is_out() -> None:
     balance = WeightedRoundRobin()
     weights = {"zero": 0, "one": 1, "never": -1}

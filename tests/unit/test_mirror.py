@@ -177,6 +177,14 @@ def test_what_cannot_be_read_is_skipped_and_counts_as_absent(cluster: Cluster) -
     assert cluster.mirror.batch(deleted, cluster.etcd.revision, cluster.now).skipped == []
 
 
+def test_a_route_that_cannot_be_read_and_comes_alone_is_skipped_too(cluster: Cluster) -> None:
+    cluster.start("a@h", "api")
+    records = cluster.etcd.commit({application_key("c", "api", "a@h"): b"junk"})
+    step = cluster.mirror.batch(records, cluster.etcd.revision, cluster.now)
+    assert plain(step.events) == [("ApplicationStopped", "api", "a@h")]
+    assert [skipped.key for skipped in step.skipped] == [records[0].key]
+
+
 def test_a_route_of_someone_else_is_skipped_with_the_reason(cluster: Cluster) -> None:
     key = application_key("c", "api", "a@h")
     records = [Record(key, encode_application_route(running("b@h", "api")), 2, 2)]

@@ -56,8 +56,9 @@ def parameters(report: Report) -> Parameters:
     etcd_read = value(report, LIST_RAW.format(keys=LISTED)) / LISTED
     small, main = (value(report, ETCD_MEMORY.format(nodes=nodes)) * 1e6 for nodes in (SMALL, MAIN))
     each = max(0.0, (main - small) / (MAIN - SMALL))
-    keys = 2 * SMALL * SMALL  # that the nodes of the small cluster read when they came all at once
-    known = keys * client_read
+    keys = 2 * sum(range(SMALL))  # that the nodes of the small cluster read when they came one after the other
+    events = 2 * sum(range(SMALL))  # that they were told of by each other
+    known = keys * client_read + events * client_event + events / 2 * etcd_send
     up = value(report, UP.format(nodes=SMALL)) * report.machine.cores
     return Parameters(
         etcd_send=etcd_send,
