@@ -30,6 +30,7 @@ _PER_JOIN = 2  # events: the node, and its application
 # How many nodes of one process may be starting at the same time: all. Who comes late reads of those before in one
 # listing; who was there is told of each that comes, which costs several times as much.
 PACE = 1000
+RAW_PACE = 4  # bare gRPC does not survive that: its keepalives starve
 
 
 class Kind(Enum):
@@ -74,11 +75,11 @@ class Usage(msgspec.Struct, frozen=True):
 class Cluster:
     """A cluster of so many nodes. Each step raises `StageError` where it cannot be made in time."""
 
-    def __init__(self, kind: Kind, nodes: int, *, uvloop: bool = False, pace: int = PACE) -> None:
+    def __init__(self, kind: Kind, nodes: int, *, uvloop: bool = False, pace: int | None = None) -> None:
         self.kind = kind
         self.nodes = nodes
         self._uvloop = uvloop
-        self._pace = pace
+        self._pace = pace or (PACE if kind is Kind.REGISTRARS else RAW_PACE)
         self._flowing = False
         self._stack = AsyncExitStack()
 
