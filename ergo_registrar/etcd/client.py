@@ -25,6 +25,7 @@ from ergo_registrar.options import TLS, Options
 _WITH_LEADER = ("hasleader", "true")  # on every call: a member that lost its leader then says so, at once
 
 _OPERATIONS = 100  # in one transaction; etcd takes 128 (--max-txn-ops)
+_LOOKAHEAD = 1024 * 1024  # bytes that etcd may send before they are read: 10 MB/s where an answer takes 0.1 s
 MESSAGE_LIMIT = 32 * 1024 * 1024  # bytes; gRPC's own is 4 MiB, etcd's largest key-value pair is under 2 MiB
 
 
@@ -291,8 +292,7 @@ def _settings(options: Options) -> dict[str, Any]:
     A hung peer is found by pings: one every `keep_alive`, answered within 3 s. Without `ping_timeout_ms` it takes
     65 s; without `max_pings_without_data` gRPC stops pinging an idle stream. A channel that failed is thrown away and
     made anew, so its own back-off must not be shared with the next one. gRPC's probing of the line for how much may be
-    under way is off: it costs a ping for what is received, and more under way than its 64 KiB would keep etcd from
-    telling a client that is behind of many revisions in one message.
+    under way costs a ping for what is received, so it is off, and told instead.
     """
     return {
         "grpc.keepalive_time_ms": int(options.keep_alive * 1000),
@@ -300,6 +300,7 @@ def _settings(options: Options) -> dict[str, Any]:
         "grpc.http2.ping_timeout_ms": 3000,
         "grpc.http2.max_pings_without_data": 0,
         "grpc.http2.bdp_probe": 0,
+        "grpc.http2.lookahead_bytes": _LOOKAHEAD,
         "grpc.use_local_subchannel_pool": 1,
         "grpc.enable_http_proxy": 0,
         "grpc.max_receive_message_length": MESSAGE_LIMIT,
