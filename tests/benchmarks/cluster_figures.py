@@ -72,7 +72,8 @@ class _Sheet:
     def fill(self) -> None:
         taken, nodes = self._taken, self._taken.nodes
         bound = UP_BOUND if nodes <= 1000 else UP_BOUND_MOST
-        self._bounded("up", "all in, and seen by all others", taken.up, bound, _UP_GOAL if nodes == 1000 else None)
+        goals = {1000: _UP_GOAL, 3000: bound - 1}  # of 3,000, the goal is that they come at all
+        self._bounded("up", "all in, and seen by all others", taken.up, bound, goals.get(nodes))
         self._storm()
         if taken.rest is not None:
             self._rest()
