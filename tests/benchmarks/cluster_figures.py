@@ -36,6 +36,7 @@ class Findings:
                 f"{nodes:,} nodes{suffix}: a join seen by all others, {called}, x raw",
                 [_percentile(raw.delays(number), share) for number in range(len(raw.joins))],
                 [_percentile(registrars.delays(number), share) for number in range(len(registrars.joins))],
+                is_steady=share <= 0.5,
             )
         self._ratio(
             registrars,
@@ -49,11 +50,18 @@ class Findings:
             self._ratio(registrars, name, [raw.rest.clients], [registrars.rest.clients])
 
     def _ratio(
-        self, taken: Taken, name: str, raw: Sequence[float], its: Sequence[float], goal: float | None = None
+        self,
+        taken: Taken,
+        name: str,
+        raw: Sequence[float],
+        its: Sequence[float],
+        *,
+        goal: float | None = None,
+        is_steady: bool = True,
     ) -> None:
         ratios = [mine / other for other, mine in zip(raw, its, strict=False) if other > 0]
         if ratios:
-            figure = Figure(row=_row(taken), name=name, unit="x", rounds=ratios, goal=goal, relative=True)
+            figure = Figure(row=_row(taken), name=name, unit="x", rounds=ratios, goal=goal, relative=is_steady)
             self.figures.append(figure)
         else:
             self.missing[name] = "one of the two could not be measured"
