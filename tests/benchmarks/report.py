@@ -19,8 +19,8 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
     `row` is the row of the table it belongs to, `name` tells it from the others in the run. `goal` is None for what is
     only shown, such as a peer's own time. Figures that are `relative` are ratios to something measured in the same
-    round of the same run, and steady, so that two machines can be compared by them. Figures of one `series` make a curve: `at` is
-    where on it.
+    round of the same run, and steady, so that two machines can be compared by them. Figures of one `series` make a
+    curve: `at` is where on it.
     """
 
     row: str
