@@ -21,6 +21,7 @@ they fold like this, and folding them always gives the mirror's state:
 An application may be there without its node: its key is. That of a node which left goes when its own key does.
 """
 
+import functools
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -259,7 +260,7 @@ class Mirror:
         elif isinstance(key, NodeKey):
             changes.nodes[key.node] = None
             if value is not None:
-                changes.nodes[key.node] = _Node(tuple(decode_routes(value) or ()), record.create_revision)
+                changes.nodes[key.node] = _Node(_routes(value), record.create_revision)
         elif value is not None:  # the end of a marker says nothing: its lease is short
             changes.markers[key.node] = record.mod_revision
 
@@ -385,6 +386,12 @@ class Mirror:
             self._instances.pop(name, None)
             if not deadlines:
                 del self._suspected_applications[node]
+
+
+@functools.lru_cache(maxsize=1024)
+def _routes(value: bytes) -> tuple[Route, ...]:
+    """Decode routes. Many nodes have the same: those in Go have no host in them, and the port that all have."""
+    return tuple(decode_routes(value) or ())
 
 
 def _application_event(route: ApplicationRoute, previous: ApplicationRoute | None, revision: int) -> Event:

@@ -25,7 +25,7 @@ from ergo_registrar.options import TLS, Options
 _WITH_LEADER = ("hasleader", "true")  # on every call: a member that lost its leader then says so, at once
 
 _OPERATIONS = 100  # in one transaction; etcd takes 128 (--max-txn-ops)
-_LOOKAHEAD = 1024 * 1024  # bytes that etcd may send before they are read: 10 MB/s where an answer takes 0.1 s
+_LOOKAHEAD = 64 * 1024  # bytes that etcd may send before they are read; what waits there, it puts together
 MESSAGE_LIMIT = 32 * 1024 * 1024  # bytes; gRPC's own is 4 MiB, etcd's largest key-value pair is under 2 MiB
 
 
@@ -292,7 +292,8 @@ def _settings(options: Options) -> dict[str, Any]:
     A hung peer is found by pings: one every `keep_alive`, answered within 3 s. Without `ping_timeout_ms` it takes
     65 s; without `max_pings_without_data` gRPC stops pinging an idle stream. A channel that failed is thrown away and
     made anew, so its own back-off must not be shared with the next one. gRPC's probing of the line for how much may be
-    under way costs a ping for what is received, so it is off, and told instead.
+    under way costs a ping for what is received, so it is off, and told instead: little, since it lets all of a message
+    come that has begun.
     """
     return {
         "grpc.keepalive_time_ms": int(options.keep_alive * 1000),

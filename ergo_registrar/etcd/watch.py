@@ -40,8 +40,7 @@ _PAGE, _PAGE_MOST = 1000, 16_000  # keys asked for first, and at most, at once: 
 _PAGE_SOON = 0.25  # seconds; after a page that took no longer, four times as many are asked for
 _PATIENCE = 2.0  # seconds for etcd's word on a new watch, doubled after each failure: a hung one is left soon
 _RETRY_FIRST, _RETRY_MOST = 0.1, 1.0  # seconds between two tries for a broken stream
-_READERS = 4  # of one event loop at the same time
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+_READERS = 4  # of one event loop at the same time; only one of them came while it was late
 _MOST = 2**63 - 1  # the largest revision there can be
 _CATCH_UP = 0.12  # seconds; every 0.1 s older etcds bring up to date what began in the past (syncWatchersLoop)
 _HOLD = 1.0  # seconds for which changes wait for a new stream's first proof; some may then be told out of order
@@ -51,6 +50,18 @@ _ASK_AGAIN = 0.25  # seconds; etcd since 3.4.25 and 3.5.8 answers only once it h
 
 Change = tuple[int, Sequence[Record]]
 """A revision, and all that it changed under a prefix, in order."""
+
+
+class _Others:
+    """What the watchers of one event loop know of each other, for one process may have many registrars."""
+
+    def __init__(self) -> None:
+        self.turns = asyncio.Semaphore(_READERS)
+        self.late_turns = asyncio.Semaphore(1)
+        self.following = 0
+
+
+_others: WeakKeyDictionary[asyncio.AbstractEventLoop, _Others] = WeakKeyDictionary()
 
 
 class Sink(Protocol):
@@ -123,11 +134,14 @@ class Watcher:
 
     async def run(self) -> None:
         """Follow the watches, and get them back whenever they break. Ends by cancellation only, leaving no stream."""
+        others = _others_here()
+        others.following += 1
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._prove)
                 await self._keep_following()
         finally:
+            others.following -= 1
             self.close()
 
     def ask(self) -> None:
@@ -337,7 +351,7 @@ class Watcher:
 
     async def _list(self) -> None:
         """Read every prefix at one revision. Raise `CompactedError` if that is compacted meanwhile."""
-        async with _turn(self._timeout):
+        async with _turn(self._timeout, is_late=self._connection.is_late):
             asked = self._clock()
             revision, history, found = await read_prefixes(self._connection, self._prefixes, clock=self._clock)
             self._stats.listings += 1
@@ -351,6 +365,7 @@ class Watcher:
 
     async def _follow(self, stream: Stream) -> Never:
         """Apply what comes until the stream breaks."""
+        others = _others_here()
         while True:
             number, revision, events = await stream.read()
             stream.moved.set()
@@ -364,7 +379,8 @@ class Watcher:
             prefix, changes = self._prefixes[number - 1], _changes(revision, events)
             if self._held is None:
                 self._apply(prefix, changes)
-                await asyncio.sleep(0)  # who waits for it is first, and then the next one is asked for
+                if others.following == 1:  # else they all apply first anyway, and a turn more costs as much as that
+                    await asyncio.sleep(0)  # who waits for it is first, and then the next one is asked for
             else:
                 self._held.extend((prefix, change) for change in changes)
 
@@ -405,21 +421,27 @@ class Watcher:
         return delays(self._random, first=_RETRY_FIRST, most=_RETRY_MOST)
 
 
+def _others_here() -> _Others:
+    return _others.setdefault(asyncio.get_running_loop(), _Others())
+
+
 @contextlib.asynccontextmanager
-async def _turn(patience: float) -> AsyncIterator[None]:
+async def _turn(patience: float, *, is_late: bool) -> AsyncIterator[None]:
     """Read only when few others of this event loop do, or after so many seconds.
 
     Where one process has many registrars, and all begin to read in one moment, what each makes of it would keep the
     loop from renewing their leases.
     """
-    turns, is_ours = _turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_READERS)), False
+    others, ours = _others_here(), list[asyncio.Semaphore]()
     try:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
-                is_ours = await turns.acquire()
+                for turns in (others.late_turns, others.turns) if is_late else (others.turns,):
+                    await turns.acquire()
+                    ours.append(turns)
         yield
     finally:
-        if is_ours:
+        for turns in ours:
             turns.release()
 
 

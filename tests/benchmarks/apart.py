@@ -24,6 +24,8 @@ TIMEOUT = 15.0  # seconds for one burst, and for an event
 PAUSE = 0.002  # seconds between two puts of a burst: an event has arrived by then
 TRIES = 20  # puts, a second apart, until a peer must have been told of one
 WHAT = "put to event, apart"
+GO = "Go's registrar"
+GO_ROW = "the same work on the Go registrar"
 
 
 class Apart(msgspec.Struct, kw_only=True):
@@ -52,9 +54,9 @@ def _peers(setting: Setting, endpoint: str, missing: dict[str, str]) -> dict[str
     if setting.go_peer:
         options = {"endpoint": endpoint, "cluster": "apart-go", "nodes": "1", "prefix": "gonode", "app": "a"}
         command = [setting.go_peer, *(part for name, value in options.items() for part in (f"--{name}", value))]
-        peers["Go's registrar"] = Apart(command=command, cluster="apart-go", clock="clock")
+        peers[GO] = Apart(command=command, cluster="apart-go", clock="clock")
     else:
-        missing[f"{WHAT}, Go's registrar"] = f"{GO_PEER} names no program"
+        missing[f"{WHAT}, {GO}"] = f"{GO_PEER} names no program"
     return peers
 
 
@@ -107,14 +109,18 @@ async def _burst(writer: Program, program: Program, peer: Apart, puts: int) -> N
 
 
 def _figures(row: str, kind: str, peers: dict[str, Apart]) -> Iterator[Figure]:
-    found = {f"{WHAT}, {kind}, median": _medians(peers[kind]), f"client CPU per event, {kind}": peers[kind].cpu}
+    names = (f"{WHAT}, {kind}, median", f"client CPU per event, {kind}")
+    found = dict(zip(names, _found(peers[kind]), strict=True))
     for name, seconds in found.items():
         yield Figure(row=row, name=name, unit="us", rounds=[1e6 * s for s in seconds])
     if kind != "raw" and "raw" in peers:
-        least = (_medians(peers["raw"]), peers["raw"].cpu)
-        for (name, seconds), others in zip(found.items(), least, strict=True):
+        for (name, seconds), others in zip(found.items(), _found(peers["raw"]), strict=True):
             yield Figure(row=row, name=f"{name}, x raw", unit="x", rounds=each(seconds, others), relative=True)
+    if kind == "registrar" and GO in peers:
+        for (name, seconds), others in zip(found.items(), _found(peers[GO]), strict=True):
+            yield Figure(row=GO_ROW, name=f"{name}, x Go's", unit="x", rounds=each(seconds, others), goal=1.0)
 
 
-def _medians(peer: Apart) -> list[float]:
-    return [median(times) for times in peer.times]
+def _found(peer: Apart) -> tuple[list[float], list[float]]:
+    """Return its median time and its CPU per event, in seconds, of each round."""
+    return [median(times) for times in peer.times], peer.cpu

@@ -1,14 +1,15 @@
 """`python -m tests.benchmarks.profile`: where the time goes of what did not meet its goal.
 
-Written to docs/explanation/performance-profile.txt, which the page shows. Two parts: a member at rest, its CPU by
-thread, as the kernel counts it; and single puts until their event is in a subscriber's hands, by stages.
+Written to docs/explanation/performance-profile.txt, which the page shows. Three parts: a member at rest, its CPU by
+thread, as the kernel counts it; single puts until their event is in a subscriber's hands, by stages; and the large
+clusters, what the CPU time of all their processes goes to at each step, as `sampling` tells it.
 """
 
 import asyncio
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,18 @@ from ergo_registrar.core.keys import application_key
 from ergo_registrar.etcd import stream, watch
 from ergo_registrar.etcd.server import LocalEtcd
 from tests.benchmarks import raw
+from tests.benchmarks.cluster_runs import KILL_BOUND
 from tests.benchmarks.report import KEPT
+from tests.benchmarks.stage import Cluster, Kind, Rest
+from tests.benchmarks.workers import StageError, raise_file_limit
 
 FILE = KEPT.with_name("performance-profile.txt")
 REST = 40.0  # seconds
 PUTS = 2000
+START = 600.0  # seconds, at most
+FLOW = 10.0  # seconds
+KILLED = 1000  # nodes, of which half are killed
+_CALLED = {Kind.RAW: "bare gRPC", Kind.REGISTRARS: "registrars"}
 
 
 async def main() -> None:
@@ -32,7 +40,8 @@ async def main() -> None:
     async with LocalEtcd() as etcd:
         at_rest = await _at_rest(etcd.endpoint)
         by_stage = await _by_stage(etcd.endpoint)
-    FILE.write_text(f"{at_rest}\n{by_stage}")
+    large = [await _large(Kind.RAW, 1000), await _large(Kind.REGISTRARS, 1000), await _large(Kind.REGISTRARS, 3000)]
+    FILE.write_text("\n".join((at_rest, by_stage, *large)))
     print(FILE.read_text(), end="")
 
 
@@ -90,6 +99,38 @@ async def _by_stage(endpoint: str) -> str:
             stages["all"].append(ended - began)
     lines = [f"{statistics.median(taken) * 1e6:7.0f} us  {stage}\n" for stage, taken in stages.items()]
     return f"{PUTS} single puts until the event is in a subscriber's hands: medians\n" + "".join(lines)
+
+
+async def _large(kind: Kind, nodes: int) -> str:
+    """Take a large cluster through its steps, and return what each went to."""
+    raise_file_limit(nodes + 500)
+    report = f"{nodes:,} nodes, {_CALLED[kind]}: what the CPU time of all their processes goes to\n"
+    async with Cluster(kind, nodes, sample=True) as cluster:
+        steps: dict[str, Callable[[], Awaitable[object]]] = {
+            "the start of all": lambda: cluster.up(START),
+            f"at rest for {REST:g} s": lambda: cluster.rest(REST),
+            f"at rest, and told of changes for {FLOW:g} s": lambda: cluster.flow(FLOW, Rest(None, 0.0, None)),
+        }
+        if nodes <= KILLED:
+            steps["half of them killed, until the others know"] = lambda: cluster.kill_half(KILL_BOUND)
+        for what, step in steps.items():
+            await cluster.spent()
+            began = time.monotonic()
+            try:
+                await step()
+            except StageError as error:
+                return f"{report}\n  {what}: not done in {time.monotonic() - began:.0f} s: {error}\n"
+            report += _told(what, time.monotonic() - began, *await cluster.spent())
+    return report
+
+
+def _told(what: str, took: float, spent: dict[str, float], events: int) -> str:
+    total = sum(spent.values())
+    each = f"; {events:,} events, {total / events * 1e6:.0f} us each" if events else ""
+    shares = ((seconds / total, place) for place, seconds in spent.items() if seconds >= total / 100)
+    return f"\n  {what}: {took:.1f} s, {total:.1f} s of CPU{each}\n" + "".join(
+        f"    {share:4.0%}  {place}\n" for share, place in sorted(shares, reverse=True)
+    )
 
 
 def _stamp_before(owner: type, name: str, stage: str, at: dict[str, float]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from collections import defaultdict
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from enum import Enum
@@ -15,6 +16,7 @@ import grpc
 import msgspec
 
 from ergo_registrar.etcd.server import LocalEtcd
+from tests.benchmarks.worker import Pace
 from tests.benchmarks.workers import Processes, StageError
 from tests.benchmarks.writer import Writer
 
@@ -27,10 +29,10 @@ _LOOK = 0.05  # seconds between two looks at whether all has arrived
 _QUIET = 0.3  # seconds in which nothing arrives any more when everything has
 _MOST_CHANGES, _DELIVERIES = 50.0, 4000.0  # a second, of a flow: it must fill neither the cores nor the queues
 _PER_JOIN = 2  # events: the node, and its application
-# How many nodes of one process may be starting at the same time: all. Who comes late reads of those before in one
-# listing; who was there is told of each that comes, which costs several times as much.
-PACE = 1000
-RAW_PACE = 4  # bare gRPC does not survive that: its keepalives starve
+# Registrars start at a rate that etcd and the connections can follow, and read the cluster when they come to it: who
+# comes late reads of those before in one listing; who is told of each that comes pays several times as much. Bare gRPC
+# does not survive that: its keepalives starve.
+PACES = {"REGISTRARS": Pace(rate=25), "RAW": Pace(at_once=4)}
 
 
 class Kind(Enum):
@@ -75,11 +77,11 @@ class Usage(msgspec.Struct, frozen=True):
 class Cluster:
     """A cluster of so many nodes. Each step raises `StageError` where it cannot be made in time."""
 
-    def __init__(self, kind: Kind, nodes: int, *, uvloop: bool = False, pace: int | None = None) -> None:
+    def __init__(self, kind: Kind, nodes: int, *, uvloop: bool = False, sample: bool = False) -> None:
         self.kind = kind
         self.nodes = nodes
         self._uvloop = uvloop
-        self._pace = pace or (PACE if kind is Kind.REGISTRARS else RAW_PACE)
+        self._sample = sample
         self._flowing = False
         self._stack = AsyncExitStack()
 
@@ -95,8 +97,9 @@ class Cluster:
                     self.nodes,
                     logs / self.kind.name,
                     count=PROCESSES,
-                    pace=self._pace,
+                    pace=PACES[self.kind.name],
                     uvloop=self._uvloop,
+                    sample=self._sample,
                 )
             )
             self._stack = stack.pop_all()
@@ -189,6 +192,18 @@ class Cluster:
             max(answer["longest_collection"] for answer in answers),
             sum(answer["collecting"] for answer in answers),
         )
+
+    async def spent(self) -> tuple[dict[str, float], int]:
+        """Return what the CPU time of all that live went to since this was asked before, and how many events they got.
+
+        Only of processes that sample it.
+        """
+        spent: dict[str, float] = defaultdict(float)
+        answers = await self._processes.ask("spent", _SHORT)
+        for answer in answers:
+            for place, seconds in answer["spent"].items():
+                spent[place] += seconds
+        return spent, sum(answer["events"] for answer in answers)
 
     async def _seen(self, ranges: list[tuple[int, int]], seconds: float) -> float:
         """Return when the last node saw these and no others."""

@@ -17,20 +17,33 @@ from typing import Any, Protocol
 import msgspec
 
 from tests.benchmarks.membership import name_of, names_of
+from tests.benchmarks.sampling import Sampler
 
 _POLL = 0.02  # seconds between two looks at what a node knows
 _TURN = 0.05  # seconds that a turn of the event loop may take for another node to be started
 _RETRY = 0.5  # seconds before a node whose start failed is tried again
 
 
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How a process starts its nodes.
+
+    Each second `rate` of them, whatever those before are at; or, where that is 0, `at_once`, and another one when one
+    is in and the event loop is not flooded.
+    """
+
+    rate: float = 0.0
+    at_once: int = 1
+
+
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
-    """Which nodes a process hosts, and how. `pace` is how many of them may be starting at the same time."""
+    """Which nodes a process hosts, and how it starts them: at a rate, or so many at the same time."""
 
     endpoint: str
     first: int
     last: int
-    pace: int
+    pace: Pace
     uvloop: bool = False
+    sample: bool = False
 
     @property
     def numbers(self) -> range:
@@ -45,6 +58,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     - see: wait until every node sees those in `ranges` and no others, itself included.
     - expect: note from now on when each node hears that these `probes` joined.
     - arrivals: tell what was noted. usage: tell what was used. faults: tell what went wrong.
+    - spent: tell what the CPU time went to since that was asked before, and of how many events the nodes were told, of
+      a process that samples it.
     """
 
     id: int
@@ -100,6 +115,8 @@ class Worker:
         self._failed_starts = 0
         self._last_failure = ""
         self._collections = _Collections()
+        self._sampler = Sampler() if setup.sample else None
+        self._told = 0  # events, when it was asked for what was spent
 
     async def obey(self, command: Command) -> None:
         """Do one thing and say how it went."""
@@ -130,27 +147,37 @@ class Worker:
                 return self._usage()
             case "faults":
                 return {"faults": {"starts that failed": self._failed_starts, **self._members.faults()}}
+            case "spent" if self._sampler is not None:
+                before, self._told = self._told, self._members.delivered
+                return {"spent": self._sampler.spent(), "events": self._told - before}
         return {"error": f"no such command: {command.do}"}
 
     async def _start(self) -> float:
-        """Let all join, `pace` at a time, and none while those before still have much to hear."""
-        left = iter(self._setup.numbers)
+        """Let all join."""
+        pace, left, began = self._setup.pace, iter(self._setup.numbers), time.monotonic()
 
         async def start_some() -> None:
             for number in left:
                 await _calm()
-                await self._start_one(name_of(number))
-                self._in.append(name_of(number))
+                await self._start_one(number)
 
         async with asyncio.TaskGroup() as tasks:
-            for _ in range(self._setup.pace):
-                tasks.create_task(start_some())
+            if pace.rate:
+                for turn, number in enumerate(left):
+                    await asyncio.sleep(max(0.0, began + turn / pace.rate - time.monotonic()))
+                    tasks.create_task(self._start_one(number))
+            else:
+                for _ in range(pace.at_once):
+                    tasks.create_task(start_some())
         return time.monotonic()
 
-    async def _start_one(self, name: str) -> None:
+    async def _start_one(self, number: int) -> None:
+        name = name_of(number)
         while True:
             try:
-                return await self._members.start(name)
+                await self._members.start(name)
+                self._in.append(name)
+                return
             except self._failure as error:
                 self._failed_starts += 1
                 self._last_failure = f", the last one: {error}"
@@ -183,21 +210,21 @@ class Worker:
 
 
 class _Collections:
-    """How long Python's cyclic garbage collector has stopped everything."""
+    """How long Python's cyclic garbage collector has worked, and how long it stopped everything at most."""
 
     def __init__(self) -> None:
-        self.total = 0.0
-        self.longest = 0.0
+        self.total = 0.0  # seconds of CPU time
+        self.longest = 0.0  # seconds
         self._began = 0.0
+        self._before = 0.0
         gc.callbacks.append(self._note)
 
     def _note(self, phase: str, _: dict[str, int]) -> None:
         if phase == "start":
-            self._began = time.perf_counter()
+            self._began, self._before = time.perf_counter(), time.thread_time()
         else:
-            took = time.perf_counter() - self._began
-            self.total += took
-            self.longest = max(self.longest, took)
+            self.total += time.thread_time() - self._before
+            self.longest = max(self.longest, time.perf_counter() - self._began)
 
 
 async def _calm() -> None:

@@ -120,10 +120,12 @@ class TestReadingALargeCluster:
 
 
 class TestManyRegistrarsInOneProcess:
+    @pytest.mark.parametrize("late", [False, True], ids=["", "and one at a time where the loop is late"])
     async def test_that_start_at_once_read_a_few_at_a_time(
-        self, registrar_options: Options, raw: Raw, routes: str, monkeypatch: pytest.MonkeyPatch
+        self, registrar_options: Options, raw: Raw, routes: str, monkeypatch: pytest.MonkeyPatch, late: bool
     ) -> None:
         """What each makes of what it read would else come in one moment, and hold up the leases of all."""
+        monkeypatch.setattr(Connection, "is_late", late)
         reading, most = 0, 0
         read = watch.read_prefixes
 
@@ -141,15 +143,25 @@ class TestManyRegistrarsInOneProcess:
         registrars = [Registrar(registrar_options) for _ in range(20)]
         await asyncio.gather(*(registrar.__aenter__() for registrar in registrars))
         assert {len(await registrar.nodes()) for registrar in registrars} == {20}
-        assert 1 < most <= watch._READERS
+        assert most == (1 if late else watch._READERS)
         await asyncio.gather(*(registrar.close() for registrar in registrars))
+
+    async def test_know_how_many_follow_etcd_beside_them(self, registrar_options: Options) -> None:
+        """One that is alone lets its subscribers go first after every event; many would pay for that many times."""
+        others = watch._others_here()
+        async with Registrar(registrar_options):
+            assert others.following == 1
+            async with Registrar(registrar_options):
+                assert others.following == 2
+            assert others.following == 1
+        assert others.following == 0
 
     async def test_do_not_wait_for_their_turn_for_ever(
         self, registrar_options: Options, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Those before may hang: then one reads beside them, in time."""
         for _ in range(watch._READERS):
-            turn = watch._turn(60)
+            turn = watch._turn(60, is_late=False)
             await turn.__aenter__()
         options = dataclasses.replace(registrar_options, request_timeout=0.5)
         async with asyncio.timeout(5), Registrar(options) as observer:
