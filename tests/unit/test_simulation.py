@@ -1,5 +1,6 @@
 """The simulation of large clusters: nothing is lost in it, and it agrees with arithmetic where there is any."""
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -111,11 +112,19 @@ class TestDelay:
 
 class TestARestartOfAll:
     def test_takes_the_square_of_their_number(self) -> None:
-        seconds = [restart(COSTS, Cluster(nodes, together=True, cores=2.0), random.Random(1)) for nodes in (2000, 4000)]
-        assert seconds[1] == pytest.approx(4 * seconds[0], rel=0.15)
+        costs = replace(AT_REST_FREE, client_join=0.0)
+        seconds = [restart(costs, Cluster(nodes, together=True, cores=2.0)) for nodes in (2000, 4000)]
+        assert seconds[1] == pytest.approx(4 * seconds[0], rel=0.01)
 
-    def test_takes_as_long_as_it_is_spread_over(self) -> None:
-        assert 60 < restart(COSTS, Cluster(500), random.Random(1), within=60.0) + 1 < 63
+    def test_takes_longer_where_renewals_take_a_part_of_the_cores(self) -> None:
+        """500 at rest take half of this machine, and 1,000 all of it."""
+        cluster = Cluster(500, together=True, cores=1000 * (COSTS.etcd_node + COSTS.client_node))
+        assert restart(COSTS, cluster) == pytest.approx(2 * restart(AT_REST_FREE, cluster), rel=0.01)
+        assert restart(COSTS, replace(cluster, nodes=1000)) == math.inf
+
+    def test_tells_observers_of_each_who_joins(self) -> None:
+        few, many = (restart(COSTS, Cluster(500, observers=count)) for count in (0, 10_000))
+        assert many > few + 500 * 10_000 / 3 * COSTS.etcd_send / 4.0
 
 
 class TestALossOfHalf:

@@ -58,15 +58,16 @@ def parameters(report: Report) -> Parameters:
     etcd_read = value(report, LIST_RAW.format(keys=LISTED)) / LISTED
     small, main = (value(report, ETCD_MEMORY.format(nodes=nodes)) * 1e6 for nodes in (SMALL, MAIN))
     each = max(0.0, (main - small) / (MAIN - SMALL))
-    keys = 2 * sum(range(SMALL))  # that the nodes of the small cluster read when they came one after the other
-    events = 2 * sum(range(SMALL))  # that they were told of by each other
-    known = keys * client_read + events * client_event + events / 2 * etcd_send
-    up = value(report, UP.format(nodes=SMALL)) * report.machine.cores
+    known = SMALL * (2 * SMALL) * (client_read + etcd_read)  # by each of the small cluster, of each: its two keys
+    etcd_node = value(report, ETCD_REST.format(nodes=MAIN)) / 100 / MAIN
+    client_node = value(report, CLIENT_REST.format(nodes=MAIN)) / 100
+    left = report.machine.cores - SMALL * (etcd_node + client_node)  # of the cores, beside what they take at rest
+    up = value(report, UP.format(nodes=SMALL)) * left
     return Parameters(
         etcd_send=etcd_send,
         client_event=client_event,
-        etcd_node=value(report, ETCD_REST.format(nodes=MAIN)) / 100 / MAIN,
-        client_node=value(report, CLIENT_REST.format(nodes=MAIN)) / 100,
+        etcd_node=etcd_node,
+        client_node=client_node,
         etcd_read=etcd_read,
         client_read=client_read,
         client_join=max(0.0, up - known) / SMALL,

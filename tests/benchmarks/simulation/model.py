@@ -9,13 +9,14 @@ A simulation follows every batch of sends, and of the clients a few of each stat
 all get the same changes in the same order, and differ in when.
 """
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 TICK = 0.1  # seconds: what happens at rest comes to a station in lumps of so long
 SAMPLES = 24  # clients that are followed, and no less than one of each station
-STEPS = 1500  # at most, of a restart or a loss: with more nodes, several come in one step
+STEPS = 1500  # at most, of a loss: with more nodes, several come in one step
 REVOKES = 1000.0  # leases a second that etcd lets expire at most (leaseRevokeRate in its server/lease/lessor.go)
 RELAY_CORES = 2.0
 EVENT_BYTES = 330  # a change on the wire: 266 of protobuf, measured for an application, 12 of HTTP/2, 52 of TCP and IP
@@ -29,7 +30,7 @@ class Parameters:
     etcd_send: float
     """etcd: a change sent to one watcher."""
     client_event: float
-    """A client: an event taken."""
+    """A client: a change taken, with all its events."""
     etcd_node: float
     """etcd: a node at rest, in each second."""
     client_node: float
@@ -54,7 +55,7 @@ class Cluster:
     `nodes` are members, each with a lease and a watch stream; `observers` watch only. `rate`: changes a second, of all
     clusters. `cores`: of each of etcd's members. `clusters`: parts that do not watch each other, on one etcd. `relays`:
     processes that watch etcd once each, and send on to their share of the clients, on two cores. `together`: etcd and
-    all clients share the cores of one machine, as in the benchmark. `events`: of one change, at each client.
+    all clients share the cores of one machine, as in the benchmark. What a node publishes is told in one change.
     """
 
     nodes: int
@@ -67,7 +68,6 @@ class Cluster:
     together: bool = False
     ttl: float = 10.0
     applications: int = 1
-    events: int = 1
 
     @property
     def watchers(self) -> int:
@@ -160,7 +160,7 @@ def simulate(parameters: Parameters, cluster: Cluster, rng: random.Random, secon
         changes=changes,
         delivered=delivered,
         etcd=max(station.busy / station.cores for station in members) / seconds,
-        client=each * cluster.events * parameters.client_event + parameters.client_node,
+        client=each * parameters.client_event + parameters.client_node,
         p50=_percentile(delays, 0.5),
         p99=_percentile(delays, 0.99),
         longest_renewal=longest,
@@ -171,35 +171,27 @@ def simulate(parameters: Parameters, cluster: Cluster, rng: random.Random, secon
     )
 
 
-def restart(parameters: Parameters, cluster: Cluster, rng: random.Random, within: float = 0.0) -> float:
-    """Let all nodes join within so many seconds; return when the last of them, and the observers, know all.
+def restart(parameters: Parameters, cluster: Cluster) -> float:
+    """Let all nodes join at once; return when the last of them, and the observers, know all.
 
-    Each grants a lease, claims its name, reads who is there, and is told to those who came before.
+    Each grants a lease and claims its name, which takes less long than to read who is there. So each reads all, and is
+    told of few; the observers are told of each. Leases are renewed all the while.
     """
-    members, step = _members(cluster), max(1, cluster.nodes // STEPS)
-    begins = sorted(rng.uniform(0.0, within) for _ in range(0, cluster.nodes, step))
-    share, events = 1 / len(members), 1 + cluster.applications
-    relay = Station(RELAY_CORES)  # any of them: all have the same to do
-    client = 0.0  # when a client that was there from the start has taken all
-    known = 0.0
-    for number, at in enumerate(begins):
-        there = number * step / cluster.clusters
-        watching = there + cluster.observers / cluster.clusters
-        keys = there * events
-        read = step * keys * share * parameters.etcd_read
-        send = step * (cluster.relays or watching) * share * parameters.etcd_send
-        joins = step * (parameters.client_join + keys * parameters.client_read)
-        takes = step / cluster.clusters * events * parameters.client_event
-        if cluster.together:
-            work = read + send + joins + step * watching * events * parameters.client_event
-            known = max(known, members[0].take(at, work)[1])
-            continue
-        told = max(station.take(at + joins / step, read + send)[1] for station in members)
-        if cluster.relays:
-            told = relay.take(told, step * watching / cluster.relays * parameters.etcd_send)[1]
-        client = max(client, told) + takes
-        known = max(known, client)
-    return known + parameters.floor
+    reads = cluster.nodes * cluster.keys
+    observers = cluster.observers / cluster.clusters
+    sends = cluster.nodes * (cluster.relays or observers) * parameters.etcd_send
+    joins = parameters.client_join + cluster.keys * parameters.client_read
+    tells = cluster.nodes / cluster.clusters * parameters.client_event
+    members = _members(cluster)
+    left = min(station.cores - work for station, work in zip(members, _at_rest(parameters, cluster), strict=True))
+    if left <= 0:
+        return math.inf
+    work = (reads * parameters.etcd_read + sends) / len(members)
+    if cluster.together:
+        work += cluster.nodes * joins + cluster.observers * tells
+        return work / left + parameters.floor
+    relayed = cluster.nodes * observers / cluster.relays * parameters.etcd_send / RELAY_CORES if cluster.relays else 0.0
+    return work / left + max(joins, relayed + (tells if observers else 0.0)) + parameters.floor
 
 
 def loss(parameters: Parameters, cluster: Cluster, rng: random.Random) -> float:
@@ -211,20 +203,19 @@ def loss(parameters: Parameters, cluster: Cluster, rng: random.Random) -> float:
     left = cluster.nodes - dead + cluster.observers
     step = max(1, dead // STEPS)
     ends = sorted(rng.uniform(cluster.ttl * 2 / 3, cluster.ttl) for _ in range(0, dead, step))
-    events = 1 + cluster.applications
     watching = left / cluster.clusters
     relay = Station(RELAY_CORES)
     client = known = revoked = 0.0
     for at in ends:
         revoked = max(at, revoked) + step / REVOKES
-        each = parameters.etcd_send + (events * parameters.client_event if cluster.together else 0.0)
+        each = parameters.etcd_send + (parameters.client_event if cluster.together else 0.0)
         work = step * (cluster.relays or watching) / len(members) * each
         end = max(station.take(revoked, work)[1] for station in members)
         if cluster.relays:
             end = relay.take(end, step * watching / cluster.relays * each)[1]
         client = max(client, end)
         if not cluster.together:
-            client += step / cluster.clusters * events * parameters.client_event
+            client += step / cluster.clusters * parameters.client_event
         known = max(known, client)
     return known + parameters.floor
 
@@ -244,7 +235,7 @@ def _senders(
         stations = [Station(RELAY_CORES) for _ in range(cluster.relays)]
     else:
         relays, stations = [], members
-    takes = cluster.events * parameters.client_event
+    takes = parameters.client_event
     costs, takes = (parameters.etcd_send + takes, 0.0) if cluster.together else (parameters.etcd_send, takes)
     return relays, [
         _Sender(station, clients, SAMPLES // len(stations), costs, takes)

@@ -1,5 +1,6 @@
 """The tables of docs/explanation/scaling.md: what the simulation says, beside what was measured where that was done."""
 
+import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -65,14 +66,14 @@ def validation(report: Report, parameters: Parameters) -> list[tuple[str, str, f
     """Return what was measured, of which cluster, how much it was (None: it was not), and what is predicted."""
     found: list[tuple[str, str, float | None, float]] = []
     for nodes in figures.VALIDATED:
-        cluster = Cluster(nodes, rate=0.2, cores=report.machine.cores, together=True, events=2)
+        cluster = Cluster(nodes, rate=0.2, cores=report.machine.cores, together=True)
         joins = simulate(parameters, cluster, random.Random(SEED), seconds=300.0)
         for what, name, predicted in (
             ("etcd at rest, % of a core", figures.ETCD_REST, 100 * parameters.etcd_node * nodes),
             ("etcd's memory, MB", figures.ETCD_MEMORY, joins.etcd_memory / 1e6),
             ("a join seen, p50, s", figures.JOIN_P50, joins.p50),
             ("a join seen, p99, s", figures.JOIN_P99, joins.p99),
-            ("all join at once, s", figures.UP, restart(parameters, cluster, random.Random(SEED))),
+            ("all join at once, s", figures.UP, restart(parameters, cluster)),
             ("half are killed, s", figures.KILLED, loss(parameters, cluster, random.Random(SEED))),
         ):
             measured = figures.value_or_none(report, name.format(nodes=nodes))
@@ -130,7 +131,7 @@ def _sizes(parameters: Parameters) -> str:
     for nodes in NODES:
         quiet, deploy = (_simulated(parameters, Cluster(nodes, rate=rate)) for rate in _rates(nodes))
         cluster = Cluster(nodes, rate=_rates(nodes)[1])
-        seconds = restart(parameters, cluster, random.Random(SEED))
+        seconds = restart(parameters, cluster)
         passed = ", ".join(limits(parameters, cluster, deploy, seconds))
         if passed and not any(row[-1] != "none" for row in rows):
             ends = f"Of these sizes, the first that is too large is {nodes:,} nodes, by this: {passed}."
@@ -143,7 +144,7 @@ def _sizes(parameters: Parameters) -> str:
                 f"{deploy.wire / 1e6:,.1f} MB/s",
                 f"{deploy.etcd_memory / 1e9:.2g} GB",
                 f"{deploy.client_memory / 1e6:,.1f} MB",
-                f"{seconds:,.0f} s",
+                _span(seconds),
                 f"{loss(parameters, cluster, random.Random(SEED)):,.0f} s",
                 passed or "none",
             )
@@ -176,9 +177,9 @@ def _ways(parameters: Parameters) -> str:
         for way, change in _WAYS:
             cluster = change(Cluster(nodes, rate=_rates(nodes)[1]))
             outcome = _simulated(parameters, cluster)
-            seconds = restart(parameters, cluster, random.Random(SEED))
+            seconds = restart(parameters, cluster)
             beyond = ", ".join(limits(parameters, cluster, outcome, seconds)) or "none"
-            shown = f"{outcome.etcd:.0%}", _seconds(outcome), f"{outcome.client:.1%}", f"{seconds:,.0f} s", beyond
+            shown = f"{outcome.etcd:.0%}", _seconds(outcome), f"{outcome.client:.1%}", _span(seconds), beyond
             rows.append((f"{nodes:,}", way, *shown))
     head = (
         *("nodes", "how", "etcd's cores", "a change seen, p50 / p99"),
@@ -202,6 +203,10 @@ def _seconds(outcome: Outcome) -> str:
         return "ever more"
     shown = (outcome.p50, outcome.p99)
     return " / ".join(f"{seconds * 1e3:,.0f} ms" if seconds < 1 else f"{seconds:,.1f} s" for seconds in shown)
+
+
+def _span(seconds: float) -> str:
+    return "never" if seconds == math.inf else f"{seconds:,.0f} s"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
