@@ -16,7 +16,6 @@ import grpc
 import msgspec
 
 from ergo_registrar.etcd.server import LocalEtcd
-from tests.benchmarks.worker import Pace
 from tests.benchmarks.workers import Processes, StageError
 from tests.benchmarks.writer import Writer
 
@@ -29,10 +28,10 @@ _LOOK = 0.05  # seconds between two looks at whether all has arrived
 _QUIET = 0.3  # seconds in which nothing arrives any more when everything has
 _MOST_CHANGES, _DELIVERIES = 50.0, 4000.0  # a second, of a flow: it must fill neither the cores nor the queues
 _PER_JOIN = 2  # events: the node, and its application
-# Registrars start at a rate that etcd and the connections can follow, and read the cluster when they come to it: who
-# comes late reads of those before in one listing; who is told of each that comes pays several times as much. Bare gRPC
-# does not survive that: its keepalives starve.
-PACES = {"REGISTRARS": Pace(rate=25), "RAW": Pace(at_once=4)}
+# How many nodes of one process may be starting at the same time: all. Who comes late reads of those before in one
+# listing; who was there is told of each that comes, which costs several times as much.
+PACE = 1000
+RAW_PACE = 4  # bare gRPC does not survive that: its keepalives starve
 
 
 class Kind(Enum):
@@ -97,7 +96,7 @@ class Cluster:
                     self.nodes,
                     logs / self.kind.name,
                     count=PROCESSES,
-                    pace=PACES[self.kind.name],
+                    pace=PACE if self.kind is Kind.REGISTRARS else RAW_PACE,
                     uvloop=self._uvloop,
                     sample=self._sample,
                 )

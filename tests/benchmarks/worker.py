@@ -24,24 +24,13 @@ _TURN = 0.05  # seconds that a turn of the event loop may take for another node 
 _RETRY = 0.5  # seconds before a node whose start failed is tried again
 
 
-class Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """How a process starts its nodes.
-
-    Each second `rate` of them, whatever those before are at; or, where that is 0, `at_once`, and another one when one
-    is in and the event loop is not flooded.
-    """
-
-    rate: float = 0.0
-    at_once: int = 1
-
-
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
-    """Which nodes a process hosts, and how it starts them: at a rate, or so many at the same time."""
+    """Which nodes a process hosts, and how. `pace` is how many of them may be starting at the same time."""
 
     endpoint: str
     first: int
     last: int
-    pace: Pace
+    pace: int
     uvloop: bool = False
     sample: bool = False
 
@@ -153,31 +142,24 @@ class Worker:
         return {"error": f"no such command: {command.do}"}
 
     async def _start(self) -> float:
-        """Let all join."""
-        pace, left, began = self._setup.pace, iter(self._setup.numbers), time.monotonic()
+        """Let all join, `pace` at a time, and none while those before still have much to hear."""
+        left = iter(self._setup.numbers)
 
         async def start_some() -> None:
             for number in left:
                 await _calm()
-                await self._start_one(number)
+                await self._start_one(name_of(number))
+                self._in.append(name_of(number))
 
         async with asyncio.TaskGroup() as tasks:
-            if pace.rate:
-                for turn, number in enumerate(left):
-                    await asyncio.sleep(max(0.0, began + turn / pace.rate - time.monotonic()))
-                    tasks.create_task(self._start_one(number))
-            else:
-                for _ in range(pace.at_once):
-                    tasks.create_task(start_some())
+            for _ in range(self._setup.pace):
+                tasks.create_task(start_some())
         return time.monotonic()
 
-    async def _start_one(self, number: int) -> None:
-        name = name_of(number)
+    async def _start_one(self, name: str) -> None:
         while True:
             try:
-                await self._members.start(name)
-                self._in.append(name)
-                return
+                return await self._members.start(name)
             except self._failure as error:
                 self._failed_starts += 1
                 self._last_failure = f", the last one: {error}"

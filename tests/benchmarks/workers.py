@@ -15,7 +15,7 @@ import msgspec
 
 from ergo_registrar import children
 from ergo_registrar.etcd.shield import finish
-from tests.benchmarks.worker import Command, Pace, Setup
+from tests.benchmarks.worker import Command, Setup
 
 _ROOT = Path(__file__).parents[2]
 _LIMIT = 64 * 1024 * 1024  # bytes of one answer
@@ -117,7 +117,7 @@ class Processes:
     """The processes that share the nodes of one cluster between them. All end with the block."""
 
     def __init__(
-        self, module: str, endpoint: str, nodes: int, log: Path, *, count: int, pace: Pace, uvloop: bool, sample: bool
+        self, module: str, endpoint: str, nodes: int, log: Path, *, count: int, pace: int, uvloop: bool, sample: bool
     ) -> None:
         bounds = [nodes * number // count for number in range(count + 1)]
         self.all = [

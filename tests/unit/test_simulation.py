@@ -23,6 +23,7 @@ from tests.benchmarks.simulation.model import (
 COSTS = Parameters(
     etcd_send=10e-6,
     client_event=100e-6,
+    etcd_alone=0.0,
     etcd_node=250e-6,
     client_node=700e-6,
     etcd_read=5e-6,
@@ -71,8 +72,8 @@ class TestCores:
 
     def test_of_the_leader_renew_for_all(self) -> None:
         """Half of what 900 cost for all of them, and the other half for its 300."""
-        outcome = simulated(COSTS, Cluster(900, rate=0.0, cores=1.0))
-        assert outcome.etcd == pytest.approx(COSTS.etcd_node / 2 * (900 + 300))
+        outcome = simulated(replace(COSTS, etcd_alone=0.02), Cluster(900, rate=0.0, cores=1.0))
+        assert outcome.etcd == pytest.approx(0.02 + COSTS.etcd_node / 2 * (900 + 300))
 
 
 class TestDelay:
@@ -144,6 +145,7 @@ def made_up(without: str = "") -> Report:
     values = {
         figures.ETCD_EVENT.format(nodes=main): 10.0,
         figures.CLIENT_EVENT.format(nodes=main): 100.0,
+        figures.ETCD_REST.format(nodes=small): 4.3,
         figures.ETCD_REST.format(nodes=main): 25.0,
         figures.CLIENT_REST.format(nodes=main): 0.07,
         figures.ETCD_MEMORY.format(nodes=small): 40.0,
@@ -165,7 +167,8 @@ class TestParameters:
         found = figures.parameters(made_up())
         assert found.etcd_send == pytest.approx(10e-6)
         assert found.client_event == pytest.approx(100e-6)
-        assert found.etcd_node == pytest.approx(250e-6)
+        assert found.etcd_node == pytest.approx(230e-6)
+        assert found.etcd_alone == pytest.approx(0.02)
         assert found.etcd_memory_node == pytest.approx(100e3)
         assert found.etcd_memory == pytest.approx(30e6)
         assert found.client_memory_key == pytest.approx(500)

@@ -59,13 +59,16 @@ def parameters(report: Report) -> Parameters:
     small, main = (value(report, ETCD_MEMORY.format(nodes=nodes)) * 1e6 for nodes in (SMALL, MAIN))
     each = max(0.0, (main - small) / (MAIN - SMALL))
     known = SMALL * (2 * SMALL) * (client_read + etcd_read)  # by each of the small cluster, of each: its two keys
-    etcd_node = value(report, ETCD_REST.format(nodes=MAIN)) / 100 / MAIN
+    few, many = (value(report, ETCD_REST.format(nodes=nodes)) / 100 for nodes in (SMALL, MAIN))
+    etcd_node = max(0.0, (many - few) / (MAIN - SMALL))
+    etcd_alone = max(0.0, few - SMALL * etcd_node)
     client_node = value(report, CLIENT_REST.format(nodes=MAIN)) / 100
-    left = report.machine.cores - SMALL * (etcd_node + client_node)  # of the cores, beside what they take at rest
+    left = report.machine.cores - few - SMALL * client_node  # of the cores, beside what they take at rest
     up = value(report, UP.format(nodes=SMALL)) * left
     return Parameters(
         etcd_send=etcd_send,
         client_event=client_event,
+        etcd_alone=etcd_alone,
         etcd_node=etcd_node,
         client_node=client_node,
         etcd_read=etcd_read,

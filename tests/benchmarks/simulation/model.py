@@ -31,6 +31,8 @@ class Parameters:
     """etcd: a change sent to one watcher."""
     client_event: float
     """A client: a change taken, with all its events."""
+    etcd_alone: float
+    """etcd: being there, in each second."""
     etcd_node: float
     """etcd: a node at rest, in each second."""
     client_node: float
@@ -254,7 +256,7 @@ def _at_rest(parameters: Parameters, cluster: Cluster) -> Iterator[float]:
     half = parameters.etcd_node / 2
     for index in range(count):
         renewals = cluster.nodes if index == 0 else cluster.nodes / count
-        work = half * (renewals + (cluster.nodes + cluster.observers) / count)
+        work = parameters.etcd_alone + half * (renewals + (cluster.nodes + cluster.observers) / count)
         if cluster.together:
             work += parameters.client_node * (cluster.nodes + cluster.observers)
         yield work

@@ -69,7 +69,11 @@ def validation(report: Report, parameters: Parameters) -> list[tuple[str, str, f
         cluster = Cluster(nodes, rate=0.2, cores=report.machine.cores, together=True)
         joins = simulate(parameters, cluster, random.Random(SEED), seconds=300.0)
         for what, name, predicted in (
-            ("etcd at rest, % of a core", figures.ETCD_REST, 100 * parameters.etcd_node * nodes),
+            (
+                "etcd at rest, % of a core",
+                figures.ETCD_REST,
+                100 * (parameters.etcd_alone + parameters.etcd_node * nodes),
+            ),
             ("etcd's memory, MB", figures.ETCD_MEMORY, joins.etcd_memory / 1e6),
             ("a join seen, p50, s", figures.JOIN_P50, joins.p50),
             ("a join seen, p99, s", figures.JOIN_P99, joins.p99),
@@ -99,6 +103,7 @@ def _costs(parameters: Parameters) -> str:
     rows = [
         ("etcd: a change sent to one watcher", f"{parameters.etcd_send * 1e6:.3g} us"),
         ("a client: an event", f"{parameters.client_event * 1e6:.3g} us"),
+        ("etcd: at rest, without nodes", f"{parameters.etcd_alone * 100:.2g} % of a core"),
         ("etcd: a node at rest", f"{parameters.etcd_node * 100:.2g} % of a core"),
         ("a client at rest", f"{parameters.client_node * 100:.2g} % of a core"),
         ("etcd: a key read, at most", f"{parameters.etcd_read * 1e6:.3g} us"),
