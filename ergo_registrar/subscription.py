@@ -34,8 +34,9 @@ class Subscription:
         self._types = types
         self._replay = deque(event for event in replay if not types or isinstance(event, types))
         # What readers wait for: what was told at once is one item, and None only wakes one. What was taken out, and
-        # what is told while nobody waits, is in `_ready`, from which it is read.
-        self._queue: asyncio.Queue[Sequence[Event] | None] = asyncio.Queue()
+        # what is told while nobody waits, is in `_ready`, from which it is read. One event has no list around it: with
+        # hundreds of registrars in one process, that many lists at a time would wake the garbage collector.
+        self._queue: asyncio.Queue[list[Event] | Event | None] = asyncio.Queue()
         self._ready: deque[Event] = deque()
         self._maxsize = maxsize
         self._room = maxsize  # for events, of those that wait in the queue and in `_ready`
@@ -122,21 +123,22 @@ class Subscription:
         if self._replay:
             return self._replay.popleft()
         while not self._ready:
-            try:
-                self._took(self._queue.get_nowait())
-            except asyncio.QueueEmpty:
+            if self._queue.empty():
                 return self._tell_missed()
+            self._took(self._queue.get_nowait())
         event = self._ready.popleft()
         self._room += 1
         if self._readers and (self._ready or self._missed or self._ended):
             self._wake()  # others wait for what comes behind this event
         return event
 
-    def _took(self, item: Sequence[Event] | None) -> None:
+    def _took(self, item: list[Event] | Event | None) -> None:
         if item is None:
             self._woken = False
-        else:
+        elif isinstance(item, list):
             self._ready.extend(item)
+        else:
+            self._ready.append(item)
 
     def _tell_missed(self) -> EventsMissed | None:
         if not self._missed:
@@ -144,7 +146,7 @@ class Subscription:
         missed, self._missed = EventsMissed(count=self._missed), 0
         return missed
 
-    def _put(self, events: Sequence[Event]) -> int:
+    def _put(self, events: list[Event]) -> int:
         """Queue those that are wanted; return how many of them had to be dropped."""
         if self._types:
             events = [event for event in events if isinstance(event, self._types)]
@@ -156,7 +158,7 @@ class Subscription:
         if events:
             self._room -= len(events)
             if self._readers or not self._queue.empty():
-                self._queue.put_nowait(events)
+                self._queue.put_nowait(events if len(events) > 1 else events[0])
             else:
                 self._ready.extend(events)
         return max(0, missed)
@@ -202,7 +204,7 @@ class Hub:
         """Forget a subscription. Idempotent."""
         self._forget(ref(subscription))
 
-    def publish(self, events: Sequence[Event]) -> None:
+    def publish(self, events: list[Event]) -> None:
         """Hand out events, in order. Whatever they tell of must be committed before. Never blocks."""
         stats = self._stats
         stats.events_published += len(events)

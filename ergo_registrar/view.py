@@ -212,7 +212,7 @@ class View:
         for step in steps:
             if step.skipped:
                 self._note(step.skipped)
-        events = [event for step in steps for event in step.events]
+        events = steps[0].events if len(steps) == 1 else [event for step in steps for event in step.events]
         if events:
             self._hub.publish(events)
 

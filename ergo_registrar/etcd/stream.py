@@ -60,7 +60,7 @@ class Stream:
         self.answered.set()  # no question is open
         self.asked_before: float = self.opened  # when the last question that was answered was asked
         self.answers: tuple[int, int] = (-1, 0)  # etcd's revision in the last two answers
-        self.moved: asyncio.Event = asyncio.Event()  # anything came
+        self.moved: asyncio.Event = asyncio.Event()  # something came that is held back
         self._asked: deque[float] = deque()  # when each request was sent that may still be answered
         self._log_in_anew = log_in_anew
         self._given_up: ConnectionFailedError | None = None

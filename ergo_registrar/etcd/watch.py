@@ -45,7 +45,9 @@ _MOST = 2**63 - 1  # the largest revision there can be
 _CATCH_UP = 0.12  # seconds; every 0.1 s older etcds bring up to date what began in the past (syncWatchersLoop)
 _HOLD = 1.0  # seconds for which changes wait for a new stream's first proof; some may then be told out of order
 _PATIENT_BEATS = 1.25  # from a proof that came with the lease until etcd is asked: the next such one comes before
-_ASK_AGAIN = 0.25  # seconds; etcd since 3.4.25 and 3.5.8 answers only once it has sent everything (its issue 15220)
+# Seconds, doubled each time: etcd since 3.4.25 and 3.5.8 answers only once it has sent everything (its issue 15220). In
+# a storm, a thousand clients that ask and ask would be a good part of it.
+_ASK_AGAIN, _ASK_AGAIN_MOST = 0.25, 1.0
 
 
 Change = tuple[int, Sequence[Record]]
@@ -200,6 +202,7 @@ class Watcher:
         asked = self._clock()
         stream.forget(before=asked - self._beat)
         stream.answered.clear()
+        pause = min(_ASK_AGAIN, self._beat)
         while stream is self._stream and not stream.answered.is_set():
             if self._clock() - max(asked, stream.heard) >= self._patient_beat:
                 await stream.give_up(f"etcd was silent on the watch for {self._beat:.1f} s")
@@ -208,8 +211,9 @@ class Watcher:
                 self._release()
             with anyio.move_on_after(self._beat):
                 await stream.ask()
-            with anyio.move_on_after(min(_ASK_AGAIN, self._beat)):
+            with anyio.move_on_after(pause):
                 await stream.answered.wait()
+            pause = min(2 * pause, _ASK_AGAIN_MOST, self._beat)
 
     @property
     def _patient_beat(self) -> float:
@@ -368,7 +372,6 @@ class Watcher:
         others = _others_here()
         while True:
             number, revision, events = await stream.read()
-            stream.moved.set()
             if number == PROGRESS:
                 asked = stream.credit()
                 if asked is not None and not stream.answered.is_set():  # else a question that was asked twice
@@ -383,6 +386,7 @@ class Watcher:
                     await asyncio.sleep(0)  # who waits for it is first, and then the next one is asked for
             else:
                 self._held.extend((prefix, change) for change in changes)
+                stream.moved.set()
 
     def _answered(self, stream: Stream, revision: int, asked: float) -> None:
         stream.answered.set()
@@ -404,17 +408,19 @@ class Watcher:
             self._apply(prefix, [change])
 
     def _apply(self, prefix: bytes, changes: Sequence[Change]) -> None:
-        applied = self._applied[prefix]
+        applied, growth = self._applied[prefix], 0
         told = []
         for change in changes:
-            if change[0] > applied:  # else applied before the break
-                applied = change[0]
-                if change[1]:
+            revision, records = change
+            if revision > applied:  # else applied before the break
+                applied = revision
+                if records:
                     told.append(change)
+                    growth += _growth(records)
         if told:
             self._sink.changed(prefix, told)
             self._youngest = told[-1][1][-1]
-            self._counts[prefix] += sum(_growth(records) for _, records in told)
+            self._counts[prefix] += growth
         self._applied[prefix] = applied
 
     def _pauses(self) -> Iterator[float]:
@@ -498,14 +504,16 @@ def _growth(records: Iterable[Record]) -> int:
 
 def _changes(revision: int, events: Iterable[Any]) -> list[Change]:
     """Return the changes that an answer tells of, one for each revision; that of the answer alone if it tells none."""
-    changes: list[tuple[int, list[Record]]] = []
+    changes: list[Change] = []
+    records: list[Record] = []
+    at = 0
     for event in events:
         record = _changed(event)
-        if changes and changes[-1][0] == record.mod_revision:
-            changes[-1][1].append(record)
-        else:
-            changes.append((record.mod_revision, [record]))
-    return [*changes] or [(revision, [])]
+        if record.mod_revision != at:
+            at, records = record.mod_revision, []
+            changes.append((at, records))
+        records.append(record)
+    return changes or [(revision, records)]
 
 
 def _changed(event: Any) -> Record:

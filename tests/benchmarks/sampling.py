@@ -31,6 +31,7 @@ _PLACES = (
     ("asyncio", "asyncio and anyio"),
     ("anyio", "asyncio and anyio"),
 )
+_PASSED = ("selectors", __name__)  # it waits, or a collection has just ended
 COLLECTOR = "Python's garbage collector"
 THREADS = "gRPC's own threads"
 _OTHER = "else"
@@ -46,7 +47,7 @@ class Sampler:
         self._collecting = self._collection_began = 0.0
         self._own = 0.0  # what looking takes
         self._told: dict[str, float] = {}
-        gc.callbacks.append(self._collected)
+        gc.callbacks.insert(0, self._collected)
         sys.setswitchinterval(_SWITCH)
         threading.Thread(target=self._look, name="sampler", daemon=True).start()
 
@@ -69,7 +70,7 @@ class Sampler:
             time.sleep(_EVERY)
             frame = sys._current_frames().get(self._loop)
             used_now, collected_now = time.clock_gettime(self._clock), self._collecting
-            if frame is None or frame.f_globals.get("__name__") != "selectors":
+            if frame is None or frame.f_globals.get("__name__") not in _PASSED:
                 self._spent[_place(frame)] += max(0.0, used_now - used - (collected_now - collected))
                 used, collected = used_now, collected_now
             self._own = time.thread_time()
