@@ -42,10 +42,8 @@ class WeightedRoundRobin:
         most, ahead = _LEAST, None
         for weight, heap in self._paid:
             current = rounds * weight - heap[0][0]
-            if current > most:
+            if current >= most and (ahead is None or current > most or heap[0][1] < ahead[0][1]):
                 most, ahead = current, heap
-            elif current == most and ahead is not None and heap[0][1] < ahead[0][1]:
-                ahead = heap
         if ahead is None:
             raise ValueError("there is nothing to pick from: give at least one weight that is not negative")
         paid, picked = ahead[0]
@@ -124,15 +122,16 @@ class Choices:
     """
 
     def __init__(self, most_filtered: int = _MOST_FILTERED) -> None:
-        self._of_all: tuple[dict[str, Choice], dict[str, Choice]] = ({}, {})  # without, and with the own instance
+        self._of_others: dict[str, Choice] = {}  # of all but the own instance
+        self._of_all: dict[str, Choice] = {}
         self._filtered: dict[tuple[str, bool, Filter], Choice] = {}  # the most recently used last
         self._most_filtered = most_filtered
 
     def of(self, name: str, include_self: bool, wanted: Filter) -> Choice:
         """Return the one to choose with."""
         if wanted is EVERY:
-            of_all = self._of_all[bool(include_self)]
-            return of_all.get(name) or of_all.setdefault(name, Choice())
+            choices = self._of_all if include_self else self._of_others
+            return choices.get(name) or choices.setdefault(name, Choice())
         key = (name, include_self, wanted)
         choice = self._filtered.pop(key) if key in self._filtered else Choice()
         self._filtered[key] = choice
@@ -143,7 +142,7 @@ class Choices:
     def forget(self, name: str, include_self: bool, wanted: Filter) -> None:
         """Let one start from rest: there is nothing to choose from."""
         if wanted is EVERY:
-            self._of_all[bool(include_self)].pop(name, None)
+            (self._of_all if include_self else self._of_others).pop(name, None)
         else:
             self._filtered.pop((name, include_self, wanted), None)
 

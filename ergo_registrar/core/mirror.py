@@ -45,6 +45,8 @@ from ergo_registrar.events import (
 )
 from ergo_registrar.routes import ApplicationRoute, ApplicationState, Route
 
+_SHARED_MOST = 1024  # bytes of what is kept though no node may have it any more
+
 _STATE_EVENTS: dict[int, type[ApplicationLoaded | ApplicationStarted | ApplicationStopping]] = {
     ApplicationState.LOADED: ApplicationLoaded,
     ApplicationState.RUNNING: ApplicationStarted,
@@ -388,9 +390,13 @@ class Mirror:
                 del self._suspected_applications[node]
 
 
-@functools.lru_cache(maxsize=1024)
 def _routes(value: bytes) -> tuple[Route, ...]:
     """Decode routes. Many nodes have the same: those in Go have no host in them, and the port that all have."""
+    return _shared_routes(value) if len(value) <= _SHARED_MOST else tuple(decode_routes(value) or ())
+
+
+@functools.lru_cache(maxsize=1024)
+def _shared_routes(value: bytes) -> tuple[Route, ...]:
     return tuple(decode_routes(value) or ())
 
 

@@ -27,6 +27,7 @@ UNHEARD = 15.0  # seconds after which an event that has not arrived never will
 _LOOK = 0.05  # seconds between two looks at whether all has arrived
 _QUIET = 0.3  # seconds in which nothing arrives any more when everything has
 _MOST_CHANGES, _DELIVERIES = 50.0, 4000.0  # a second, of a flow: it must fill neither the cores nor the queues
+_MANY = 1000.0  # nodes, from which on being there takes a good part of the cores
 _PER_JOIN = 2  # events: the node, and its application
 # How many nodes of one process may be starting at the same time: all. Who comes late reads of those before in one
 # listing; who was there is told of each that comes, which costs several times as much.
@@ -144,7 +145,7 @@ class Cluster:
 
     async def flow(self, seconds: float, resting: Rest) -> Flow:
         """Return what each event of a flow of changes costs, beyond what is used at rest."""
-        rate = min(_MOST_CHANGES, _DELIVERIES / self.nodes)
+        rate = min(_MOST_CHANGES, _DELIVERIES / self.nodes * min(1.0, _MANY / self.nodes))
         if not self._flowing:
             self._flowing = True
             await self._written(self._writer.begin_flow())
@@ -211,8 +212,11 @@ class Cluster:
 
     @property
     def _apart(self) -> float:
-        """Seconds between two joins: several times what all nodes need to hear of one, on two cores."""
-        return 0.02 + self.nodes * 0.5e-3
+        """Seconds between two joins: several times what all nodes need to hear of one, on two cores.
+
+        Where they are more than a thousand, being there takes a good part of the cores, so it is longer.
+        """
+        return 0.02 + self.nodes * 0.5e-3 * max(1.0, self.nodes / _MANY)
 
     async def _arrive(self, delivered: int) -> Usage:
         """Return what was used once so many events were delivered, or when they had time enough for it."""

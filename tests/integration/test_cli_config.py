@@ -5,7 +5,7 @@ import dataclasses
 import os
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from ergo_registrar.cli.config_transfer import ImportDocument
 from ergo_registrar.cli.config_write import WrittenDocument
 from ergo_registrar.core.config_diff import Stored, differences
 from ergo_registrar.testing.proxy import FaultProxy
-from tests.integration.support import Raw
+from tests.integration.support import Key, Raw
 
 pytestmark = pytest.mark.timeout(170)  # many processes, each of which starts Python anew, on a machine that is busy
 
@@ -64,6 +64,9 @@ class Etcd:
 
     async def put(self, level: str, item: str, value: str | bytes) -> int:
         return await self.raw.put(self.prefixes[level] + item, value)
+
+    async def keys(self, level: str) -> Iterable[Key]:
+        return (await self.raw.under(self.prefixes[level])).values()
 
     async def under(self, level: str) -> dict[str, str]:
         prefix = self.prefixes[level]
@@ -367,15 +370,16 @@ class TestFiles:
             ["+", "database.port", "int:5432", "3", "cluster"],
             ["-", "old", "x", "3", "cluster"],
         ]
-        before = await there.raw.revision()
         dry = await config("import", file, "--node", NODE, "--dry-run", "--prune")
         assert (dry.code, dry.err) == (3, "")
         assert [line.split() for line in dry.out.splitlines()[1:]] == rows
-        assert await there.raw.revision() == before
+        assert await there.under("cluster") == {"cache.ratio": "float:0.5", "old": "x"}
+        assert await there.under("cluster-node") == {}
         done = await config("import", file, "--node", NODE, "--prune")
         assert (done.code, done.err) == (0, "")
         assert [line.split() for line in done.out.splitlines()[1:-1]] == rows
-        assert done.out.splitlines()[-1] == f"5 changed, at revision {before + 1}"
+        (at,) = {key.modified for key in [*await there.keys("cluster"), *await there.keys("cluster-node")]}
+        assert done.out.splitlines()[-1] == f"5 changed, at revision {at}"
         assert await there.under("cluster") == {
             "database.port": "int:5432",
             "database.password": "5432",

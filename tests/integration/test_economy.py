@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import itertools
 import re
 from typing import Any
 from urllib.request import urlopen
@@ -9,7 +10,7 @@ from urllib.request import urlopen
 import pytest
 
 from ergo_registrar import ConnectionFailedError, Options, Registrar, State
-from ergo_registrar.etcd import watch
+from ergo_registrar.etcd import stream, watch
 from ergo_registrar.etcd.client import Client
 from ergo_registrar.etcd.connection import Connection
 from ergo_registrar.etcd.server import LocalEtcd
@@ -82,6 +83,30 @@ class TestAMemberAtRest:
         async with LocalEtcd() as etcd, Registrar(short_options(etcd.endpoint), node="a@h") as registrar:
             await self.renewed(registrar, 5)
             assert await streams_started(etcd.endpoint, "LeaseKeepAlive") == 1
+
+
+class TestAQuestionWithoutAnAnswer:
+    async def test_is_asked_again_ever_more_seldom(
+        self, relay: FaultProxy, registrar_options: Options, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """etcd answers when it has sent everything: to ask all the time while it is behind makes it no quicker."""
+        asked, ask = list[float](), stream.Stream.ask
+
+        async def noted(self: stream.Stream) -> None:
+            asked.append(asyncio.get_running_loop().time())
+            await ask(self)
+
+        options = dataclasses.replace(registrar_options, endpoints=(relay.endpoint,), lease_ttl=9)
+        async with Registrar(options) as observer:
+            await eventually(lambda: observer.staleness < 9)
+            monkeypatch.setattr(stream.Stream, "ask", noted)
+            relay.black_hole()
+            await eventually(lambda: observer.stats.connections_replaced > 0, within=20)
+            await relay.heal()
+        pauses = [after - before for before, after in itertools.pairwise(asked)]
+        assert len(pauses) >= 2
+        assert len(pauses) <= 5  # of the three seconds until it is given up; four times as many every quarter second
+        assert pauses[1] > 1.5 * pauses[0]
 
 
 class TestReadingALargeCluster:

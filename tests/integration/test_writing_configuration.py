@@ -111,11 +111,10 @@ class TestSetting:
 
     async def test_of_what_breaks_a_rule_sends_nothing(self, make_registrar: Make, raw: Raw, prefix: str) -> None:
         registrar = await make_registrar("web1")
-        before = await raw.revision()
         for item, value in (("a/b", 1), ("item", "int:5"), ("item", None), ("item", 2**63), ("item", [])):
             with pytest.raises(ValidationError):
                 await registrar.set_config(item, value, level=CLUSTER)  # type: ignore[arg-type]  # what must be refused
-        assert await raw.revision() == before
+        assert await raw.under(prefix) == {}
 
 
 class TestUnsetting:
@@ -129,18 +128,17 @@ class TestUnsetting:
     async def test_of_what_is_not_there_changes_nothing(self, make_registrar: Make, raw: Raw, prefix: str) -> None:
         registrar = await make_registrar("web1")
         before = await raw.put(prefix.replace("*", "web2") + "item", "x")  # of which this one hears nothing
-        assert await asyncio.wait_for(registrar.unset_config("item", level=CLUSTER), 2) == before
-        assert await registrar.unset_config("item", level=CLUSTER, expect=None) == before
+        assert await asyncio.wait_for(registrar.unset_config("item", level=CLUSTER), 2) >= before
+        assert await registrar.unset_config("item", level=CLUSTER, expect=None) >= before
         with pytest.raises(ConflictError, match="nothing stands there"):
             await registrar.unset_config("item", level=CLUSTER, expect="x")
-        assert await raw.revision() == before
+        assert await raw.under(prefix) == {}
 
 
 class TestExpecting:
     async def test_what_does_not_stand_there_writes_nothing(self, make_registrar: Make, raw: Raw, prefix: str) -> None:
         registrar = await make_registrar("web1")
-        await raw.put(f"{prefix}item", "int:007")
-        before = await raw.revision()
+        before = await raw.put(f"{prefix}item", "int:007")
         for expect in (None, 8, 7.0, "int:7", "7", True):
             with pytest.raises(ConflictError) as conflict:
                 await registrar.set_config("item", 9, level=CLUSTER, expect=expect)
@@ -149,7 +147,9 @@ class TestExpecting:
                 expect,
                 "int:007",
             )
-        assert await raw.revision() == before
+        stands = await raw.get(f"{prefix}item")
+        assert stands is not None
+        assert stands.modified == before
         await registrar.set_config("item", 9, level=CLUSTER, expect=7)
         await registrar.set_config("item", 10, level=CLUSTER, expect="int:9")
         assert await registrar.config_item("item") == 10

@@ -116,6 +116,16 @@ def test_a_node_without_routes_reads_as_nil_reads(cluster: Cluster) -> None:
     assert cluster.mirror.routes("b@h") is None
 
 
+def test_nodes_with_the_same_routes_share_them_unless_they_are_large(cluster: Cluster) -> None:
+    many = [Route(f"10.0.0.{number}", number) for number in range(100)]
+    for node in ("a@h", "b@h"):
+        cluster.put_node(node, ROUTE)
+        cluster.put_node(f"large-{node}", *many)
+    assert cluster.mirror.routes("a@h") is cluster.mirror.routes("b@h")
+    assert cluster.mirror.routes("large-a@h") == cluster.mirror.routes("large-b@h") == tuple(many)
+    assert cluster.mirror.routes("large-a@h") is not cluster.mirror.routes("large-b@h")
+
+
 def test_the_life_of_an_application(cluster: Cluster) -> None:
     loaded, started, stopping = (ApplicationRoute("a@h", "api", 1, 1, state) for state in (1, 2, 3))
     unnamed = ApplicationRoute("a@h", "api", 1, 1, 9)
