@@ -19,7 +19,7 @@ from ergo_registrar.health import Health
 from ergo_registrar.logs import about
 from ergo_registrar.options import Options, check_seconds
 from ergo_registrar.routes import ApplicationRoute, ApplicationState, RegistrarInfo, Route, Version
-from ergo_registrar.runner import Runner
+from ergo_registrar.runner import UNREAD, Runner
 from ergo_registrar.settings import LiveSettings
 from ergo_registrar.stats import RequestListener, Stats
 from ergo_registrar.subscription import DEFAULT_MAXSIZE, Hub, Subscription
@@ -202,7 +202,8 @@ class Registrar:
         include_self: bool = False,
     ) -> ApplicationRoute:
         """Return the first of `resolve_application` alone, which is cheaper. Takes and raises the same."""
-        self._runner.refuse_unread()
+        if self._runner.values is UNREAD:  # asked so often that a call which refuses nothing would count
+            self._runner.refuse_unread()
         plain = state is None and not tags and not without_tags
         return self._view.pick(name, EVERY if plain else described(state, tags, without_tags), include_self)
 

@@ -49,7 +49,7 @@ _ASK_PAUSES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)  # seconds before etcd is asked a
 _LAGS = 10  # how often within a lease period the event loop's lag is measured
 _LAG_SHARE = 0.2  # of the lease: from there on a lag is warned of. What is measured may be shorter by a tenth
 _READ = (State.CONNECTED, State.SUSPENDED, State.LOST)  # the cluster is known, though perhaps not as it is now
-_UNREAD: Mapping[str, Value] = MappingProxyType({})
+UNREAD: Mapping[str, Value] = MappingProxyType({})
 _DEPART_SHARE = 0.8  # of close_timeout; the rest is for ending tasks and the channel
 
 
@@ -113,7 +113,7 @@ class Runner:
         *,
         clock: Callable[[], float] = now,
     ) -> None:
-        self.values: Mapping[str, Value] = _UNREAD
+        self.values: Mapping[str, Value] = UNREAD
         """The effective configuration, for as long as there is something to answer from; else nothing."""
         self._state: State = State.NEW
         self._reason: Exception | None = None  # why it is not connected
@@ -323,7 +323,7 @@ class Runner:
 
     def refuse_unread(self) -> None:
         """Raise unless the cluster was read, so that there is something to answer from."""
-        if self.values is not _UNREAD:
+        if self.values is not UNREAD:
             return
         self.refuse_ended()
         if self._state in (State.NEW, State.CONNECTING):
@@ -331,12 +331,12 @@ class Runner:
 
     def forget(self) -> None:
         """Answer nothing any more: this is the copy that a fork made."""
-        self.values = _UNREAD
+        self.values = UNREAD
 
     def _show(self) -> None:
         """Let what is asked most often, an item of the configuration, be one look into a dict."""
         readable = self._cause is None and self._state in _READ
-        self.values = self._view.config.values if readable else _UNREAD
+        self.values = self._view.config.values if readable else UNREAD
 
     # What etcd tells, as the watcher's sink
 
