@@ -29,7 +29,7 @@ from tests.benchmarks.workers import StageError, raise_file_limit
 FILE = KEPT.with_name("performance-profile.txt")
 REST = 40.0  # seconds
 PUTS = 2000
-START = 300.0  # seconds; what is not up then is told of as far as it came
+START = 100.0  # seconds; what is not up then is told of as far as it came
 FLOW = 10.0  # seconds
 KILLED = 1000  # nodes, of which half are killed
 _CALLED = {Kind.RAW: "bare gRPC", Kind.REGISTRARS: "registrars"}
