@@ -73,9 +73,11 @@ class Report(msgspec.Struct, kw_only=True):
     """What could not be measured here, and why."""
 
     def add(self, other: "list[Figure]") -> None:
-        """Take these figures instead of those of the same names."""
+        """Take these figures instead of those of the same names, and in their place."""
         names = {figure.name for figure in other}
-        self.figures = [figure for figure in self.figures if figure.name not in names] + other
+        at = next((at for at, figure in enumerate(self.figures) if figure.name in names), len(self.figures))
+        behind = [figure for figure in self.figures[at:] if figure.name not in names]
+        self.figures = self.figures[:at] + other + behind
 
 
 def this_machine(etcd: str) -> Machine:
