@@ -1,13 +1,14 @@
 """`python -m tests.benchmarks.profile`: where the time goes of what did not meet its goal.
 
-Written to docs/explanation/performance-profile.txt, which the page shows. Three parts: a member at rest, its CPU by
-thread, as the kernel counts it; single puts until their event is in a subscriber's hands, by stages; and the large
-clusters, what the CPU time of all their processes goes to at each step, as `sampling` tells it.
+Written to docs/explanation/performance-profile.txt, which the page shows. Four parts: a member at rest, its CPU by
+thread, as the kernel counts it; single puts until their event is in a subscriber's hands, by stages; a pick among ten, by
+its parts; and the large clusters, what the CPU time of all their processes goes to at each step, as `sampling` tells it.
 """
 
 import asyncio
 import statistics
 import time
+import timeit
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,8 +17,12 @@ from typing import Any
 from aetcd import rpc
 
 from ergo_registrar import ApplicationMode, ApplicationRoute, ApplicationState, Options, Registrar
+from ergo_registrar.core.balance import Choice, Choices, WeightedRoundRobin
 from ergo_registrar.core.edf import encode_application_route
+from ergo_registrar.core.filter import EVERY
 from ergo_registrar.core.keys import application_key
+from ergo_registrar.core.mirror import Mirror
+from ergo_registrar.core.records import Record
 from ergo_registrar.etcd import stream, watch
 from ergo_registrar.etcd.server import LocalEtcd
 from tests.benchmarks import raw
@@ -29,6 +34,7 @@ from tests.benchmarks.workers import StageError, raise_file_limit
 FILE = KEPT.with_name("performance-profile.txt")
 REST = 40.0  # seconds
 PUTS = 2000
+PICKS = 20_000
 START = 100.0  # seconds; what is not up then is told of as far as it came
 FLOW = 10.0  # seconds
 KILLED = 1000  # nodes, of which half are killed
@@ -41,7 +47,7 @@ async def main() -> None:
         at_rest = await _at_rest(etcd.endpoint)
         by_stage = await _by_stage(etcd.endpoint)
     large = [await _large(Kind.RAW, 1000), await _large(Kind.REGISTRARS, 1000), await _large(Kind.REGISTRARS, 3000)]
-    FILE.write_text("\n".join((at_rest, by_stage, *large)))
+    FILE.write_text("\n".join((at_rest, by_stage, of_a_pick(), *large)))
     print(FILE.read_text(), end="")
 
 
@@ -99,6 +105,32 @@ async def _by_stage(endpoint: str) -> str:
             stages["all"].append(ended - began)
     lines = [f"{statistics.median(taken) * 1e6:7.0f} us  {stage}\n" for stage, taken in stages.items()]
     return f"{PUTS} single puts until the event is in a subscriber's hands: medians\n" + "".join(lines)
+
+
+def of_a_pick() -> str:
+    """Return what a pick among ten instances of five weights takes without the call that is awaited, by its parts."""
+    mirror, choices, choice, balance = Mirror("pick"), Choices(), Choice(), WeightedRoundRobin()
+    routes = [
+        ApplicationRoute(
+            f"node{number}@host", "app", 1 + number % 5, ApplicationMode.PERMANENT, ApplicationState.RUNNING
+        )
+        for number in range(10)
+    ]
+    records = [Record(application_key("pick", "app", r.node), encode_application_route(r), 9, 9) for r in routes]
+    mirror.batch(records, 9, 0.0)
+    instances, weights = mirror.instances("app"), {route.node: route.weight for route in routes}
+    choice.renew(instances, EVERY, None)
+    parts: dict[str, Callable[[], object]] = {
+        "its instances, as the mirror has them": lambda: mirror.instances("app"),
+        "the round robin of its filter": lambda: choices.of("app", False, EVERY),
+        "the round robin itself, and the route": choice.pick,
+        "of that, weighing the five weights": lambda: balance.pick(weights),
+    }
+    lines = []
+    for part, call in parts.items():
+        rounds = timeit.repeat(call, number=PICKS, repeat=9)
+        lines.append(f"{statistics.median(rounds) / PICKS * 1e6:7.2f} us  {part}\n")
+    return "A pick among ten, by its parts: medians\n" + "".join(lines)
 
 
 async def _large(kind: Kind, nodes: int) -> str:
