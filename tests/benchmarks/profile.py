@@ -1,8 +1,8 @@
 """`python -m tests.benchmarks.profile`: where the time goes of what did not meet its goal.
 
 Written to docs/explanation/performance-profile.txt, which the page shows. Four parts: a member at rest, its CPU by
-thread, as the kernel counts it; single puts until their event is in a subscriber's hands, by stages; a pick among ten, by
-its parts; and the large clusters, what the CPU time of all their processes goes to at each step, as `sampling` tells it.
+thread, as the kernel counts it; single puts until their event is in a subscriber's hands, by stages; a pick among ten,
+by its parts; and the large clusters, what the CPU time of all their processes goes to at each step, as `sampling` tells.
 """
 
 import asyncio
@@ -110,12 +110,8 @@ async def _by_stage(endpoint: str) -> str:
 def of_a_pick() -> str:
     """Return what a pick among ten instances of five weights takes without the call that is awaited, by its parts."""
     mirror, choices, choice, balance = Mirror("pick"), Choices(), Choice(), WeightedRoundRobin()
-    routes = [
-        ApplicationRoute(
-            f"node{number}@host", "app", 1 + number % 5, ApplicationMode.PERMANENT, ApplicationState.RUNNING
-        )
-        for number in range(10)
-    ]
+    mode, state = ApplicationMode.PERMANENT, ApplicationState.RUNNING
+    routes = [ApplicationRoute(f"node{number}@host", "app", 1 + number % 5, mode, state) for number in range(10)]
     records = [Record(application_key("pick", "app", r.node), encode_application_route(r), 9, 9) for r in routes]
     mirror.batch(records, 9, 0.0)
     instances, weights = mirror.instances("app"), {route.node: route.weight for route in routes}
