@@ -2,7 +2,7 @@
 
 Written to docs/explanation/performance-profile.txt, which the page shows. Four parts: a member at rest, its CPU by
 thread, as the kernel counts it; single puts until their event is in a subscriber's hands, by stages; a pick among ten,
-by its parts; and the large clusters, what the CPU time of all their processes goes to at each step, as `sampling` tells.
+by its parts; and the large clusters, what the CPU time of all their processes goes to at each step (`sampling`).
 """
 
 import asyncio
