@@ -21,7 +21,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from itertools import chain
 from operator import attrgetter
 from typing import Any, Never, Protocol
-from weakref import WeakKeyDictionary
 
 import anyio
 from aetcd import rpc
@@ -61,9 +60,10 @@ class _Others:
         self.turns = asyncio.Semaphore(_READERS)
         self.late_turns = asyncio.Semaphore(1)
         self.following = 0
+        self.known = 0  # to how many; forgotten with the last one, for a semaphore that was waited for holds its loop
 
 
-_others: WeakKeyDictionary[asyncio.AbstractEventLoop, _Others] = WeakKeyDictionary()
+_others: dict[asyncio.AbstractEventLoop, _Others] = {}
 
 
 class Sink(Protocol):
@@ -136,15 +136,15 @@ class Watcher:
 
     async def run(self) -> None:
         """Follow the watches, and get them back whenever they break. Ends by cancellation only, leaving no stream."""
-        others = _others_here()
-        others.following += 1
-        try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._prove)
-                await self._keep_following()
-        finally:
-            others.following -= 1
-            self.close()
+        with _others_here() as others:
+            others.following += 1
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._prove)
+                    await self._keep_following(others)
+            finally:
+                others.following -= 1
+                self.close()
 
     def ask(self) -> None:
         """Let etcd prove now that the view is whole, rather than when it is time."""
@@ -159,13 +159,13 @@ class Watcher:
             self._due = max(self._due, asked + _PATIENT_BEATS * self._beat)
             self._sink.shown(revision, asked)
 
-    async def _keep_following(self) -> Never:
+    async def _keep_following(self, others: _Others) -> Never:
         pauses = self._pauses()
         while True:
             try:
                 stream = self._stream or await self._open()
                 pauses = self._pauses()
-                await self._follow(stream)
+                await self._follow(stream, others)
             except RegistrarError as error:
                 self._denied |= isinstance(error, WatchRefusedError)
                 self._release()  # a stream that breaks early must get us on, too
@@ -367,9 +367,8 @@ class Watcher:
         self._youngest = max(chain.from_iterable(found.values()), key=attrgetter("mod_revision"), default=none)
         self._raft_index = (await self._connection.call("look", lambda c: c.member_status())).raftIndex
 
-    async def _follow(self, stream: Stream) -> Never:
+    async def _follow(self, stream: Stream, others: _Others) -> Never:
         """Apply what comes until the stream breaks."""
-        others = _others_here()
         while True:
             number, revision, events = await stream.read()
             if number == PROGRESS:
@@ -427,8 +426,17 @@ class Watcher:
         return delays(self._random, first=_RETRY_FIRST, most=_RETRY_MOST)
 
 
-def _others_here() -> _Others:
-    return _others.setdefault(asyncio.get_running_loop(), _Others())
+@contextlib.contextmanager
+def _others_here() -> Iterator[_Others]:
+    loop = asyncio.get_running_loop()
+    others = _others.setdefault(loop, _Others())
+    others.known += 1
+    try:
+        yield others
+    finally:
+        others.known -= 1
+        if not others.known:
+            del _others[loop]
 
 
 @contextlib.asynccontextmanager
@@ -438,17 +446,18 @@ async def _turn(patience: float, *, is_late: bool) -> AsyncIterator[None]:
     Where one process has many registrars, and all begin to read in one moment, what each makes of it would keep the
     loop from renewing their leases.
     """
-    others, ours = _others_here(), list[asyncio.Semaphore]()
-    try:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                for turns in (others.late_turns, others.turns) if is_late else (others.turns,):
-                    await turns.acquire()
-                    ours.append(turns)
-        yield
-    finally:
-        for turns in ours:
-            turns.release()
+    with _others_here() as others:
+        ours: list[asyncio.Semaphore] = []
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    for turns in (others.late_turns, others.turns) if is_late else (others.turns,):
+                        await turns.acquire()
+                        ours.append(turns)
+            yield
+        finally:
+            for turns in ours:
+                turns.release()
 
 
 async def read_prefixes(
