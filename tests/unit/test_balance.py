@@ -105,6 +105,15 @@ def test_each_way_to_choose_has_its_own_rotation_and_goes_on_with_it() -> None:
     assert order == ["xxxx", "yyyy", "xxxx"]
 
 
+@pytest.mark.parametrize("left", [("api", False, EVERY), ("api", True, EVERY), ("api", False, BUSY)])
+def test_a_way_with_nothing_left_to_choose_is_forgotten_and_no_other(left: tuple[str, bool, Filter]) -> None:
+    choices = Choices()
+    ways = [("api", False, EVERY), ("api", True, EVERY), ("api", False, BUSY)]
+    before = {way: choices.of(*way) for way in ways}
+    choices.forget(*left)
+    assert [way for way in ways if choices.of(*way) is not before[way]] == [left]
+
+
 def test_of_filters_made_up_for_each_call_those_in_use_are_kept() -> None:
     choices = Choices(most_filtered=3)
     used = choices.of("api", False, with_tag("used"))
