@@ -515,7 +515,7 @@ def _changes(revision: int, events: Iterable[Any]) -> list[Change]:
     """Return the changes that an answer tells of, one for each revision; that of the answer alone if it tells none."""
     changes: list[Change] = []
     records: list[Record] = []
-    at = 0
+    at: int | None = None
     for event in events:
         record = _changed(event)
         if record.mod_revision != at:

@@ -282,6 +282,8 @@ PAGES = [rpc.RangeResponse(header=HEADER)] * 3
 CREATED = [rpc.WatchResponse(header=HEADER, watch_id=number, created=True) for number in (1, 2, 3)]
 STRANGE = rpc.WatchResponse(header=HEADER, watch_id=4)
 PROGRESS = rpc.WatchResponse(header=HEADER, watch_id=-1)
+NEXT = rpc.ResponseHeader(cluster_id=1, raft_term=1, revision=2)
+OF_NO_REVISION = rpc.WatchResponse(header=NEXT, watch_id=1, events=[rpc.Event(kv=rpc.KeyValue(key=routes.PREFIX))])
 
 
 @given(scripts())
@@ -292,6 +294,7 @@ PROGRESS = rpc.WatchResponse(header=HEADER, watch_id=-1)
 @example(Script(None, "3.5.1", PAGES, [], [[STRANGE, *CREATED], [*CREATED, STRANGE], CREATED]))
 @example(Script(None, "3.5.1", PAGES, [], [[PROGRESS, *CREATED, PROGRESS], CREATED]))  # nobody asked for it
 @example(Script(None, "3.7.3", PAGES, [], [[PROGRESS, *CREATED, PROGRESS], CREATED]))
+@example(Script(None, "3.4.23", PAGES, [], [[*CREATED, OF_NO_REVISION], CREATED]))
 def test_the_view_is_what_the_messages_say(script: Script) -> None:
     journal, view, told = play(script, CLUSTER)
     replay = Replay(script.node)
