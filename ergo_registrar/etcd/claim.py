@@ -71,6 +71,7 @@ class Claim:
         self.wanted: dict[bytes, bytes] = dict(publication.entries)
         self.lease: Lease | None = None  # the one that carries everything, as far as we know
         self.strays: set[bytes] = set()  # keys under a lease of ours that are not wanted, or may be there unwanted
+        self.put_at = 0  # etcd's revision when everything wanted was put last
         self.writing: asyncio.Lock = asyncio.Lock()
         self._connection = connection
         self._cluster = cluster
@@ -152,10 +153,12 @@ class Claim:
                 guard = self._is_ours(holder)
             else:
                 raise await self._taken(holder)
+        revision: int = answers[0].response_put.header.revision  # of the node's key
         for part in others:
             held, _ = await self._commit("claim", self._node_key, [self._is_ours(lease.id)], part, timeout=timeout)
             if not held:
                 raise LeaseGoneError("the node's key was taken away while its applications were put")
+        self.put_at = revision
 
     async def change(self, lease: Lease, key: bytes, value: bytes | None, timeout: float) -> int | None:
         """Put or delete one key; return the revision of that, None if the node's key does not hang on `lease`."""

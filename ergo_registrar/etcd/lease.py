@@ -7,6 +7,7 @@ when, and what becomes of the session meanwhile, is decided here.
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Never
@@ -83,7 +84,9 @@ class Registration:
         self._claim = Claim(connection, options.cluster, publication, clock, self._random)
         self._drains = Drains(options.cluster, options.application_route_layout, self.node)
         self._last: dict[bytes, Change] = {}  # the last change of each key: an earlier one is not to be taken back
-        self._amiss = False  # something of ours in etcd is not as it should be
+        # The revision at which something of ours in etcd last came to be not as it should be, infinite for an unknown
+        # one. What was put anew since is right: the watch may tell late of keys that went with the lease before.
+        self._amiss: float = 0
         self._broken = False  # and could not be mended
         self._held = asyncio.Event()  # there is a lease, as far as we know
         self._woken = asyncio.Event()  # something is to be done at once
@@ -183,6 +186,7 @@ class Registration:
     def listed(self, records: Iterable[Record]) -> None:
         """Take note of everything that stands under our routes' prefix, as `seen`."""
         found = {record.key: record for record in records}
+        self._claim.put_at = 0  # it may be another etcd, which is not that far
         self.seen(found.values())
         if not self._claim.wanted.keys() <= found.keys():
             self._is_amiss()
@@ -191,7 +195,7 @@ class Registration:
         """Take note of changes in etcd, and wake the keeper where a key of ours is not what we put there."""
         for record in records:
             if self._claim.is_amiss(record):
-                self._is_amiss()
+                self._is_amiss(record.mod_revision if record.key in self._claim.wanted else math.inf)
 
     async def depart(self, timeout: float) -> None:
         """Leave a departure marker and revoke the lease, so that this node is gone for everyone at once.
@@ -229,7 +233,7 @@ class Registration:
             try:
                 if self._clock() >= due:
                     await self._renew(lease)
-                if self._amiss:
+                if self._amiss > self._claim.put_at:
                     await self._mend(lease)
                     await asyncio.sleep(_MEND_PAUSE)  # against someone who breaks it again at once
                 pauses = self._pauses()
@@ -256,7 +260,7 @@ class Registration:
 
     async def _mend(self, lease: Lease) -> None:
         """Put back what was deleted or changed by someone else, and delete what should not be there."""
-        self._amiss = False
+        self._amiss = 0
         try:
             async with asyncio.timeout(lease.ttl / 3), self._claim.writing:  # the lease must not wait for a stuck write
                 await self._claim.put(lease)
@@ -278,7 +282,7 @@ class Registration:
         self._broken = False
         for pause in self._pauses():
             self._woken.clear()
-            self._amiss = False  # everything is put anyway
+            self._amiss = 0  # everything is put anyway
             try:
                 if not await self._revive():
                     await self._claim_once(_REGAIN_TIMEOUT)
@@ -366,8 +370,8 @@ class Registration:
 
     # Waiting
 
-    def _is_amiss(self) -> None:
-        self._amiss = True
+    def _is_amiss(self, since: float = math.inf) -> None:
+        self._amiss = max(self._amiss, since)
         self._woken.set()
 
     def _pauses(self) -> Iterator[float]:

@@ -19,6 +19,7 @@ from ergo_registrar import (
     TakenError,
 )
 from ergo_registrar.clock import now
+from ergo_registrar.core.records import Record
 from ergo_registrar.etcd.claim import Claim, Lease
 from ergo_registrar.etcd.connection import BrokenError
 from ergo_registrar.testing.proxy import FaultProxy
@@ -129,6 +130,40 @@ class TestAMoveToANewLease:
             assert waiting(told) == []
         for lease in set(old) & await raw.leases():
             await raw.revoke(lease)
+
+
+class TestALeaseThatEnded:
+    """Its keys went with it, they were put again, and only then the watch tells that they went."""
+
+    @pytest.mark.parametrize("while_put", [False, True])
+    async def test_is_no_damage_to_what_came_after_it(
+        self, make_registrar: Make, raw: Raw, routes: str, monkeypatch: pytest.MonkeyPatch, while_put: bool
+    ) -> None:
+        """Whether told behind the keys' return or in the midst of it: nothing is put twice, but what is broken then."""
+        a = await make_registrar("a@h")
+        key = f"{routes}nodes/a@h"
+        first = await raw.get(key)
+        assert first
+        registration = a._runner.registration
+        told: list[Record] = []
+        monkeypatch.setattr(registration, "seen", told.extend)
+
+        async def tell() -> None:
+            await eventually(lambda: any(record.value is None for record in told))
+            monkeypatch.undo()
+            registration.seen(told)
+
+        with meanwhile(claim_of(a), tell) if while_put else contextlib.nullcontext():
+            await raw.revoke(first.lease)
+            await eventually(lambda: a.stats.re_registrations)
+        if not while_put:
+            await tell()
+        renewals = a.stats.lease_renewals
+        await eventually(lambda: a.stats.lease_renewals > renewals + 1)
+        assert a.stats.repairs == 0
+        await raw.delete(key)
+        await eventually(lambda: a.stats.repairs == 1)
+        assert await raw.get(key)
 
 
 class TestAThief:
