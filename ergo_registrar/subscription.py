@@ -41,7 +41,6 @@ class Subscription:
         self._maxsize = maxsize
         self._room = maxsize  # for events, of those that wait in the queue and in `_ready`
         self._readers = 0  # how many wait for the queue
-        self._woken = False  # the queue holds a None
         self._missed = 0
         self._ended = False
         self._cause: BaseException | None = None
@@ -133,11 +132,9 @@ class Subscription:
         return event
 
     def _took(self, item: list[Event] | Event | None) -> None:
-        if item is None:
-            self._woken = False
-        elif isinstance(item, list):
+        if isinstance(item, list):
             self._ready.extend(item)
-        else:
+        elif item is not None:
             self._ready.append(item)
 
     def _tell_missed(self) -> EventsMissed | None:
@@ -171,7 +168,6 @@ class Subscription:
 
     def _wake(self) -> None:
         if self._queue.empty():  # someone may be waiting; with anything in it, nobody is
-            self._woken = True
             self._queue.put_nowait(None)
 
     def _raise_cause(self) -> None:

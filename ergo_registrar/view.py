@@ -168,12 +168,13 @@ class View:
                         return self.resolve_application(name, wanted, include_self)
                     await self.progress()
         except TimeoutError:
-            if not found:
-                self._choices.forget(name, include_self, wanted)
             raise WaitTimeoutError(
                 f"application {name!r} in {self._where()}: {found} of {instances} wanted after {timeout:g} s: "
                 + self._shortfall(name, wanted, include_self, instances)
             ) from None
+        finally:  # also cancelled
+            if not found:
+                self._choices.forget(name, include_self, wanted)
 
     def _choice(self, name: str, wanted: Filter, include_self: bool) -> Choice:
         """Return the way to choose, up to date with what is known. A name that has instances obeys the rules."""

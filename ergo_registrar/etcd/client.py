@@ -6,6 +6,7 @@ aetcd are touched in this file only.
 """
 
 import contextlib
+import math
 import re
 import socket
 import ssl
@@ -97,6 +98,8 @@ class Client:
         self._closed = False
         self._when_closed: list[Callable[[], None]] = []
         self._answers_last: bool | None = None
+        self.made: float = -math.inf  # when it was
+        self.heard: float = -math.inf  # when anything came
         self._renewals: Any = None  # a stream on which leases can be renewed, while nobody does
 
     async def connect(self) -> None:
@@ -125,10 +128,13 @@ class Client:
         self._closed = True
         for tell in list(self._when_closed):
             tell()
+        self._end_renewals()
+        await self._etcd.close()
+
+    def _end_renewals(self) -> None:
         renewals, self._renewals = self._renewals, None
         if renewals is not None:
             renewals.cancel()
-        await self._etcd.close()
 
     @contextlib.contextmanager
     def when_closed(self, tell: Callable[[], None]) -> Iterator[None]:
@@ -145,6 +151,13 @@ class Client:
         if self._closed:
             raise ConnectionError("the channel was closed")
         return self._etcd
+
+    def is_alive(self, *, since: float) -> bool:
+        """Say whether anything came from the endpoint since a time, be it that it took the connection."""
+        if self.heard >= since:
+            return True
+        ready = grpc.ChannelConnectivity.READY  # both sides have sent their settings
+        return self.made >= since and not self._closed and self._etcd.channel.get_state() is ready
 
     @property
     def logs_in(self) -> bool:
@@ -173,6 +186,7 @@ class Client:
                 return
             raise
         self._etcd.metadata = (_WITH_LEADER, ("token", _read(answer).token))
+        self._end_renewals()  # they carry the token of before
 
     async def get(self, key: bytes) -> Any:
         """Return an `aetcd.Get` with value, lease and revisions of a key, None if there is no such key."""
@@ -253,7 +267,9 @@ class Client:
 
         The stream of a renewal that was answered serves the next one, too; any other is thrown away.
         """
-        call, self._renewals = self._renewals or self._open.leasestub.LeaseKeepAlive(metadata=self._open.metadata), None
+        call, self._renewals = self._renewals, None
+        if call is None or call.done():  # while nobody renewed, etcd may have ended it
+            call = self._open.leasestub.LeaseKeepAlive(metadata=self._open.metadata)
         try:
             await call.write(rpc.LeaseKeepAliveRequest(ID=lease_id))
             answer = await call.read()

@@ -63,7 +63,7 @@ class Verdict(Enum):
     ELSEWHERE = "elsewhere"
     """This endpoint cannot serve: try the next."""
     LATE = "late"
-    """No answer in time, but this side is slow: try the same once more."""
+    """No answer in time, but this side is slow: try the same once more, and again while it says anything at all."""
     LOG_IN = "log in"
     """The token is no good any more: log in once, and try once more."""
     COMPACTED = "compacted"
@@ -72,6 +72,8 @@ class Verdict(Enum):
     FINAL = "final"
     """etcd understood, and will say the same again."""
 
+
+_FAILURES = (aetcd.ClientError, grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError, OSError)
 
 # What etcd says (api/v3rpc/rpctypes/error.go) and what it means, the first match wins.
 _BY_MESSAGE: tuple[tuple[str, Verdict], ...] = (
@@ -219,8 +221,9 @@ class Connection:
                     tried[endpoint] = failed.reason
                 if failed.hasty:
                     break
-                if failed.verdict is Verdict.LATE and (not spared or len(self._options.endpoints) == 1):
-                    spared = True  # a line that is dead is found by gRPC's pings, which do not need our event loop
+                is_only = len(self._options.endpoints) == 1
+                if failed.verdict is Verdict.LATE and (not spared or (is_only and failed.alive)):
+                    spared = True
                 else:
                     await self.give_up(failed.client, endpoint)
                 await asyncio.sleep(min(pause, max(0.0, ends - self._clock())))
@@ -252,7 +255,8 @@ class Connection:
         """Try once. With a `stale` token (that etcd refused), log in again first, unless someone else just did."""
         client: Client | None = None
         token: object = None
-        seconds = ends - self._clock()
+        began = self._clock()
+        seconds = ends - began
         try:
             async with asyncio.timeout(seconds):
                 client = await self._connected(patience)
@@ -263,13 +267,17 @@ class Connection:
             seconds = min(patience, ends - self._clock())
             async with asyncio.timeout(seconds):
                 token = client.token
-                return await operation(client)
+                answer = await operation(client)
+            client.heard = self._clock()
+            return answer
         except TimeoutError as error:
             reason, hasty = f"no answer within {seconds:.3g} s", seconds < patience / 2
             if self.is_late:
-                raise _AttemptFailed(client, Verdict.LATE, f"{reason}, the event loop being slow", error) from None
+                alive = client is not None and client.is_alive(since=began)
+                reason += ", the event loop being slow"
+                raise _AttemptFailed(client, Verdict.LATE, reason, error, alive=alive) from None
             raise _AttemptFailed(client, Verdict.ELSEWHERE, reason, error, hasty=hasty) from None
-        except (aetcd.ClientError, grpc.aio.AioRpcError, grpc.aio.BaseError, OSError) as error:
+        except _FAILURES as error:
             raise _AttemptFailed(client, *_judge(error), error, token) from None
         except asyncio.CancelledError as error:
             if await was_cancelled():
@@ -305,6 +313,7 @@ class Connection:
             async with _within(max(_LOGIN_TIMEOUT, self._options.request_timeout)):
                 await self._log_in(client)
             self._refuse_closed()
+            client.made = self._clock()
         except BaseException:  # also cancelled: a channel nobody knows would be left behind
             await client.close()
             raise
@@ -373,6 +382,7 @@ class _AttemptFailed(Exception):
         token: object = None,
         *,
         hasty: bool = False,
+        alive: bool = False,
     ) -> None:
         super().__init__(reason)
         self.client = client
@@ -381,6 +391,7 @@ class _AttemptFailed(Exception):
         self.cause = cause
         self.token = token
         self.hasty = hasty  # it had too little time to blame the endpoint
+        self.alive = alive  # something else came from it meanwhile
 
 
 def _rounds(endpoints: int, total: float) -> Iterator[tuple[float, float]]:

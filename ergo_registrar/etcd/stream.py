@@ -153,7 +153,7 @@ class Stream:
             raise await self._failed(ConnectionError("etcd ended the stream"))
         if answer is None:  # what gRPC returns for bytes that it cannot read
             raise await self._failed(ConnectionError("etcd sent what is no answer of a watch"))
-        self.heard = self._clock()
+        self.heard = self._client.heard = self._clock()
         if answer.canceled:  # before `created`: a refusal is both
             where = f"watch of {prefix.decode()!r}" if prefix else "watch"
             if answer.compact_revision:

@@ -204,14 +204,16 @@ class Watcher:
         stream.answered.clear()
         pause = min(_ASK_AGAIN, self._beat)
         while stream is self._stream and not stream.answered.is_set():
-            if self._clock() - max(asked, stream.heard) >= self._patient_beat:
-                await stream.give_up(f"etcd was silent on the watch for {self._beat:.1f} s")
+            patience = self._patient_beat
+            if self._clock() - max(asked, stream.heard) >= patience:
+                await stream.give_up(f"etcd was silent on the watch for {patience:.1f} s")
                 return
-            if self._clock() - stream.opened >= _HOLD:
+            held_for = stream.opened + _HOLD - self._clock()
+            if held_for <= 0:
                 self._release()
             with anyio.move_on_after(self._beat):
                 await stream.ask()
-            with anyio.move_on_after(pause):
+            with anyio.move_on_after(pause if self._held is None else min(pause, held_for)):
                 await stream.answered.wait()
             pause = min(2 * pause, _ASK_AGAIN_MOST, self._beat)
 
@@ -469,11 +471,12 @@ async def read_prefixes(
 
     Raises `CompactedError` if the revision was compacted while reading, and `ConnectionFailedError`.
     """
-    revision, limit, most, history = 0, _PAGE, _PAGE_MOST, (0, 0)
+    revision, most, history = 0, _PAGE_MOST, (0, 0)
     found: dict[bytes, list[Record]] = {}
     for prefix in prefixes:
         records = found[prefix] = []
         start, end, more = prefix, prefix_end(prefix), True
+        limit = min(_PAGE, most)  # how large what stands there is, is not known yet
         while more:
             asked = clock()
             try:
@@ -483,7 +486,7 @@ async def read_prefixes(
                     raise
                 limit = most = max(1, limit // 4)
                 continue
-            if clock() - asked <= _PAGE_SOON:
+            if page.more and clock() - asked <= _PAGE_SOON:
                 limit = min(4 * limit, most)
             if revision == 0:
                 revision, history = page.header.revision, (page.header.cluster_id, page.header.raft_term)
