@@ -98,8 +98,9 @@ class Client:
         self._closed = False
         self._when_closed: list[Callable[[], None]] = []
         self._answers_last: bool | None = None
-        self.made: float = -math.inf  # when it was
-        self.heard: float = -math.inf  # when anything came
+        self.silent_since: float = (
+            math.inf
+        )  # when it was asked first of all since anything came; infinite if it was not
         self._renewals: Any = None  # a stream on which leases can be renewed, while nobody does
 
     async def connect(self) -> None:
@@ -151,13 +152,6 @@ class Client:
         if self._closed:
             raise ConnectionError("the channel was closed")
         return self._etcd
-
-    def is_alive(self, *, since: float) -> bool:
-        """Say whether anything came from the endpoint since a time, be it that it took the connection."""
-        if self.heard >= since:
-            return True
-        ready = grpc.ChannelConnectivity.READY  # both sides have sent their settings
-        return self.made >= since and not self._closed and self._etcd.channel.get_state() is ready
 
     @property
     def logs_in(self) -> bool:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from enum import Enum
@@ -37,6 +38,7 @@ _LOGIN_PAUSE_FIRST, _LOGIN_PAUSE = 1.0, 30.0
 _LOGIN_TIMEOUT = 10.0  # seconds, or `request_timeout` if that is longer: many may log in at once
 _PATIENCE = 2.0  # seconds for one attempt in the first round, doubled each round
 _LATE = 0.1  # seconds; an answer takes several turns of the event loop
+_TURNS = 8  # of the event loop that an answer takes at most
 _ROUND_PAUSE = 0.05  # seconds between two rounds over all endpoints, doubled each round up to the next
 _ROUND_PAUSE_MOST = 0.5
 
@@ -63,7 +65,7 @@ class Verdict(Enum):
     ELSEWHERE = "elsewhere"
     """This endpoint cannot serve: try the next."""
     LATE = "late"
-    """No answer in time, but this side is slow: try the same once more, and again while it says anything at all."""
+    """No answer in time, but this side is slow: try the same once more."""
     LOG_IN = "log in"
     """The token is no good any more: log in once, and try once more."""
     COMPACTED = "compacted"
@@ -163,6 +165,10 @@ class Connection:
         """Whether the event loop is so slow that an answer may be there, and was not come to yet."""
         return self._lag() > _LATE
 
+    def _is_too_late_for(self, client: Client | None) -> bool:
+        """Whether this side is so slow that an answer of this client's may be there, and was not come to yet."""
+        return self.is_late and (client is None or self._clock() - client.silent_since < _TURNS * self._lag())
+
     async def look(self, *, timeout: float) -> None:
         """Go to an endpoint whose member answers and has a leader. Raise `ConnectionFailedError`."""
         await self.call("connect", _member_with_leader, timeout=timeout)
@@ -221,8 +227,7 @@ class Connection:
                     tried[endpoint] = failed.reason
                 if failed.hasty:
                     break
-                is_only = len(self._options.endpoints) == 1
-                if failed.verdict is Verdict.LATE and (not spared or (is_only and failed.alive)):
+                if failed.verdict is Verdict.LATE and (not spared or len(self._options.endpoints) == 1):
                     spared = True
                 else:
                     await self.give_up(failed.client, endpoint)
@@ -255,8 +260,7 @@ class Connection:
         """Try once. With a `stale` token (that etcd refused), log in again first, unless someone else just did."""
         client: Client | None = None
         token: object = None
-        began = self._clock()
-        seconds = ends - began
+        seconds = ends - self._clock()
         try:
             async with asyncio.timeout(seconds):
                 client = await self._connected(patience)
@@ -265,17 +269,16 @@ class Connection:
                         raise ConnectionError("the connection was given up")
                     await self._log_in_alone(functools.partial(self._log_in, client))
             seconds = min(patience, ends - self._clock())
+            client.silent_since = min(client.silent_since, self._clock())
             async with asyncio.timeout(seconds):
                 token = client.token
                 answer = await operation(client)
-            client.heard = self._clock()
+            client.silent_since = math.inf
             return answer
         except TimeoutError as error:
             reason, hasty = f"no answer within {seconds:.3g} s", seconds < patience / 2
-            if self.is_late:
-                alive = client is not None and client.is_alive(since=began)
-                reason += ", the event loop being slow"
-                raise _AttemptFailed(client, Verdict.LATE, reason, error, alive=alive) from None
+            if self._is_too_late_for(client):
+                raise _AttemptFailed(client, Verdict.LATE, f"{reason}, the event loop being slow", error) from None
             raise _AttemptFailed(client, Verdict.ELSEWHERE, reason, error, hasty=hasty) from None
         except _FAILURES as error:
             raise _AttemptFailed(client, *_judge(error), error, token) from None
@@ -313,7 +316,6 @@ class Connection:
             async with _within(max(_LOGIN_TIMEOUT, self._options.request_timeout)):
                 await self._log_in(client)
             self._refuse_closed()
-            client.made = self._clock()
         except BaseException:  # also cancelled: a channel nobody knows would be left behind
             await client.close()
             raise
@@ -382,7 +384,6 @@ class _AttemptFailed(Exception):
         token: object = None,
         *,
         hasty: bool = False,
-        alive: bool = False,
     ) -> None:
         super().__init__(reason)
         self.client = client
@@ -391,7 +392,6 @@ class _AttemptFailed(Exception):
         self.cause = cause
         self.token = token
         self.hasty = hasty  # it had too little time to blame the endpoint
-        self.alive = alive  # something else came from it meanwhile
 
 
 def _rounds(endpoints: int, total: float) -> Iterator[tuple[float, float]]:

@@ -4,6 +4,7 @@ Sources: etcd's api/etcdserverpb/rpc.proto, and what was measured (docs/explanat
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Never
@@ -153,7 +154,7 @@ class Stream:
             raise await self._failed(ConnectionError("etcd ended the stream"))
         if answer is None:  # what gRPC returns for bytes that it cannot read
             raise await self._failed(ConnectionError("etcd sent what is no answer of a watch"))
-        self.heard = self._client.heard = self._clock()
+        self.heard, self._client.silent_since = self._clock(), math.inf
         if answer.canceled:  # before `created`: a refusal is both
             where = f"watch of {prefix.decode()!r}" if prefix else "watch"
             if answer.compact_revision:

@@ -52,6 +52,18 @@ class TestTokensThatAreLost:
             await ask_often(link)
             assert await logins(Raw(guarded.endpoint)) == 1
 
+    async def test_are_carried_by_no_stream_any_more_on_which_a_lease_was_renewed(self, guarded: LocalEtcd) -> None:
+        """Another call logged in since: the renewal goes on a new stream, and costs no login of its own."""
+        async with connected(web_options(guarded.endpoint)) as link:
+            client = await link._connected(5)
+            await link.call("grant", lambda client: client.grant(77, 60))
+            await link.call("keep alive", lambda client: client.keep_alive(77))
+            stream = client._renewals
+            await client.log_in()
+            await link.call("keep alive", lambda client: client.keep_alive(77))
+            assert client._renewals is not stream
+            assert stream.cancelled()
+
     async def test_because_the_connection_is(self, guarded: LocalEtcd) -> None:
         """All calls find it cut, and wait for the one that makes the next."""
         raw = Raw(guarded.endpoint)

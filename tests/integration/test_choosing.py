@@ -281,6 +281,18 @@ class TestWaiting:
         with pytest.raises(TimeoutError, match=r"0 of 1 wanted after 0 s: no node has published it$"):
             await observer.wait_for("db", timeout=0)
 
+    async def test_leaves_nothing_behind_when_it_is_cancelled(self, observer: Registrar) -> None:
+        """Names that nobody has may come from anywhere: what is kept for each would grow for ever."""
+        for number in range(3):
+            waits = asyncio.create_task(observer.wait_for(f"job-{number}", timeout=60, state=None))
+            await asyncio.sleep(0)
+            waits.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waits
+        choices = observer._view._choices
+        assert not choices._of_others
+        assert not choices._of_all
+
     async def test_is_bounded_by_request_timeout_unless_told_otherwise(self, make_registrar: Make) -> None:
         observer = await make_registrar(request_timeout=0.2)
         with pytest.raises(WaitTimeoutError, match=r"after 0\.2 s"):

@@ -5,9 +5,11 @@ import contextlib
 import dataclasses
 import itertools
 import re
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.request import urlopen
 
+import anyio
 import pytest
 
 from ergo_registrar import ConnectionFailedError, Options, Registrar, State, Subscription
@@ -41,6 +43,16 @@ async def received(endpoint: str, method: str) -> int:
 async def streams_started(endpoint: str, method: str) -> int:
     """Return how many streams of a method etcd has seen begin."""
     return await counter(endpoint, "grpc_server_started_total", method)
+
+
+@contextlib.asynccontextmanager
+async def calling(options: Options) -> AsyncIterator[Connection]:
+    """A connection, and nobody who follows a watch on it."""
+    connection = Connection(options, Stats())
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 class TestAMemberAtRest:
@@ -85,6 +97,28 @@ class TestAMemberAtRest:
             await self.renewed(registrar, 5)
             assert await streams_started(etcd.endpoint, "LeaseKeepAlive") == 1
 
+    async def test_renews_though_that_stream_has_ended(self) -> None:
+        """etcd, or what stands between, ends it while nobody renews, and no watch tells of it: a new one is opened."""
+        async with LocalEtcd() as etcd, calling(short_options(etcd.endpoint)) as connection:
+            await connection.call("grant", lambda client: client.grant(77, 60))
+            assert (await connection.call("keep alive", lambda client: client.keep_alive(77)))[0] == 60
+            stream = (await connection._connected(5))._renewals
+            await etcd.members[0].restart()
+            await eventually(stream.done)
+            assert (await connection.call("keep alive", lambda client: client.keep_alive(77)))[0] == 60
+
+    async def test_that_is_told_the_stream_is_over_while_it_writes_fails_as_any_call(
+        self, etcd: str, registrar_options: Options
+    ) -> None:
+        """Between the look at it and the write: grpc.aio has an error of its own for that, which ends no registrar."""
+
+        async def write(_: Client) -> None:
+            raise asyncio.InvalidStateError("RPC already finished.")  # as grpc.aio says it
+
+        async with calling(registrar_options) as connection:
+            with pytest.raises(ConnectionFailedError, match="the channel was closed"):
+                await connection.call("keep alive", write, timeout=0.5)
+
 
 class TestAQuestionWithoutAnAnswer:
     async def test_is_asked_again_ever_more_seldom(
@@ -108,6 +142,29 @@ class TestAQuestionWithoutAnAnswer:
         pauses = [after - before for before, after in itertools.pairwise(asked)]
         assert len(pauses) >= 2
         assert len(pauses) <= 5  # of the three seconds until it is given up; four times as many every quarter second
+
+    async def test_holds_up_what_came_no_longer_than_promised(
+        self, relay: FaultProxy, registrar_options: Options, raw: Raw, routes: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What comes on a new stream waits for its first proof, and that for `_HOLD` at most, however seldom asked."""
+        monkeypatch.setattr(watch, "_ASK_AGAIN", 60.0)
+        options = dataclasses.replace(registrar_options, endpoints=(relay.endpoint,), lease_ttl=60)
+        async with Registrar(options) as observer:
+            await settled(raw, observer)
+
+            async def unheard(_: stream.Stream) -> None:
+                """Ask nothing, so that no answer comes."""
+
+            monkeypatch.setattr(stream.Stream, "ask", unheard)
+            streams = observer.stats.watch_streams
+            await relay.cut()
+            await eventually(lambda: observer.stats.watch_streams > streams)
+            await raw.put(f"{routes}nodes/n@h", NO_ROUTES)
+
+            async def known() -> bool:
+                return await observer.nodes() == ["n@h"]
+
+            await eventually(known, within=5)
 
 
 class TestReadingALargeCluster:
@@ -143,6 +200,24 @@ class TestReadingALargeCluster:
         async with Registrar(registrar_options) as observer:
             assert len(await observer.nodes()) == 20
         assert set(pages) == {5}
+
+    async def test_pages_begin_small_again_for_the_next_prefix(
+        self, registrar_options: Options, raw: Raw, routes: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A thousand short routes say nothing of how long the items of the configuration are."""
+        page, first = Client.page, dict[bytes, int]()
+
+        async def noted(client: Client, start: bytes, end: bytes, *, limit: int, revision: int) -> Any:
+            if limit > 1:
+                first.setdefault(end, limit)
+            return await page(client, start, end, limit=limit, revision=revision)
+
+        await raw.put_many((f"{routes}nodes/n{n:03}@h", NO_ROUTES) for n in range(100))
+        monkeypatch.setattr(Client, "page", noted)
+        monkeypatch.setattr(watch, "_PAGE", 5)
+        async with Registrar(registrar_options, node="a@h"):
+            assert len(first) == 5
+        assert set(first.values()) == {5}
 
 
 class TestManyRegistrarsInOneProcess:
@@ -231,29 +306,44 @@ class TestManyRegistrarsInOneProcess:
 
 
 class TestACallThatIsNotAnsweredInTime:
-    """A hung endpoint, and an event loop that is said to be late or not."""
+    """By one endpoint, which says nothing at all, or something else; the event loop is said to be late, or not."""
 
-    async def tried(self, relay: FaultProxy, options: Options, lag: float) -> tuple[ConnectionFailedError, int]:
-        stats = Stats()
-        connection = Connection(dataclasses.replace(options, endpoints=(relay.endpoint,)), stats, lag=lambda: lag)
-        try:
-            await connection.look(timeout=5)
-            relay.black_hole()
-            with pytest.raises(ConnectionFailedError) as raised:
-                await connection.call("look", lambda client: client.member_status(), timeout=3)
-        finally:
-            await connection.close()
-        return raised.value, stats.connections_replaced
+    @pytest.fixture
+    async def connection(self, relay: FaultProxy, registrar_options: Options) -> AsyncIterator[Connection]:
+        """A connection in a process whose event loop is late."""
+        options = dataclasses.replace(registrar_options, endpoints=(relay.endpoint,))
+        connection = Connection(options, Stats(), lag=lambda: 0.2)
+        await connection.look(timeout=5)
+        yield connection
+        await connection.close()
 
-    async def test_costs_the_endpoint_its_connection(self, relay: FaultProxy, registrar_options: Options) -> None:
-        error, replaced = await self.tried(relay, registrar_options, lag=0.0)
-        assert "no answer within" in str(error)
-        assert replaced >= 1
+    @pytest.mark.parametrize("late", [False, True], ids=["", "also where this side is slow"])
+    async def test_costs_a_silent_one_its_connection(
+        self, relay: FaultProxy, connection: Connection, monkeypatch: pytest.MonkeyPatch, late: bool
+    ) -> None:
+        """A line that hangs, while others pass, would cost the lease."""
+        monkeypatch.setattr(Connection, "is_late", late)
+        relay.black_hole()
+        with pytest.raises(ConnectionFailedError, match="no answer within"):
+            await connection.call("look", lambda client: client.member_status(), timeout=3)
+        assert connection._stats.connections_replaced >= 1
 
-    async def test_is_not_its_fault_where_this_side_is_slow(
-        self, relay: FaultProxy, registrar_options: Options
+    async def test_costs_one_that_says_something_else_nothing_where_this_side_is_slow(
+        self, connection: Connection
     ) -> None:
         """To make a new connection would make the loop slower still. The call ends in time all the same."""
-        error, replaced = await self.tried(relay, registrar_options, lag=1.0)
-        assert "the event loop being slow" in str(error)
-        assert replaced == 0
+
+        async def hear() -> None:
+            while True:
+                await connection.call("look", lambda client: client.member_status())
+                await asyncio.sleep(0.1)
+
+        async def unanswered(_: Client) -> None:
+            await asyncio.Event().wait()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hear)
+            with pytest.raises(ConnectionFailedError, match="the event loop being slow"):
+                await connection.call("look", unanswered, timeout=7)
+            tasks.cancel_scope.cancel()
+        assert connection._stats.connections_replaced == 0
