@@ -166,8 +166,12 @@ class Connection:
         return self._lag() > _LATE
 
     def _is_too_late_for(self, client: Client | None) -> bool:
-        """Whether this side is so slow that an answer of this client's may be there, and was not come to yet."""
-        return self.is_late and (client is None or self._clock() - client.silent_since < _TURNS * self._lag())
+        """Whether this side is so slow that an answer of this client's may be there, and was not come to yet.
+
+        A line that hangs is left in time to save the lease.
+        """
+        bound = max(_TURNS * self._lag(), self._options.lease_ttl / 2)
+        return self.is_late and (client is None or self._clock() - client.silent_since < bound)
 
     async def look(self, *, timeout: float) -> None:
         """Go to an endpoint whose member answers and has a leader. Raise `ConnectionFailedError`."""

@@ -325,7 +325,7 @@ class TestACallThatIsNotAnsweredInTime:
         monkeypatch.setattr(Connection, "is_late", late)
         relay.black_hole()
         with pytest.raises(ConnectionFailedError, match="no answer within"):
-            await connection.call("look", lambda client: client.member_status(), timeout=3)
+            await connection.call("look", lambda client: client.member_status(), timeout=4)
         assert connection._stats.connections_replaced >= 1
 
     async def test_costs_one_that_says_something_else_nothing_where_this_side_is_slow(
