@@ -71,7 +71,7 @@ class Claim:
         self.wanted: dict[bytes, bytes] = dict(publication.entries)
         self.lease: Lease | None = None  # the one that carries everything, as far as we know
         self.strays: set[bytes] = set()  # keys under a lease of ours that are not wanted, or may be there unwanted
-        self.put_at = 0  # etcd's revision when everything wanted was put last
+        self.put_at: int = 0  # etcd's revision when everything wanted was put last
         self.writing: asyncio.Lock = asyncio.Lock()
         self._connection = connection
         self._cluster = cluster

@@ -111,6 +111,7 @@ _HINTS: tuple[tuple[str, str], ...] = (
     ("errors resolving", "no such host"),
     ("Socket closed", "it hung up: perhaps it wants TLS and this is none, or the other way round"),
     ("EOF occurred", "it hung up: perhaps it does not speak TLS"),
+    ("] Connection reset by peer", "it hung up: perhaps it does not speak TLS"),  # the same, sooner; gRPC's has no "]"
     ("CERTIFICATE_VERIFY_FAILED", "the authority in tls.ca did not issue etcd's certificate"),
     ("BAD_CERTIFICATE", "etcd wants a certificate of the client's that its own authority issued: tls.cert and tls.key"),
     ("CERTIFICATE_REQUIRED", "etcd wants a certificate of the client's: set tls.cert and tls.key"),

@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import logging
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -431,6 +432,24 @@ class TestTLS:
     async def test_to_an_etcd_without_it_is_an_error(self, etcd: str, files: dict[str, Path]) -> None:
         failed = await fails(short_options(etcd, tls=TLS(ca=files["ca"]), dial_timeout=1))
         assert etcd in str(failed)
+
+    async def test_to_what_hangs_up_on_it_is_an_error_that_says_so(self) -> None:
+        """Whether the end or a reset comes first is up to the network: both tell the same."""
+
+        async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1)  # what is left unread makes a reset of the end
+            writer.transport.abort()
+
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0, limit=1)
+        endpoint = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        linger = struct.pack("ii", 1, 0)  # on, 0 s: closed by a reset; what is accepted inherits it
+        server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        try:
+            with pytest.warns(UserWarning, match="insecure_skip_verify"):
+                failed = await fails(short_options(endpoint, insecure_skip_verify=True, dial_timeout=1))
+            assert "Connection reset by peer (it hung up: perhaps it does not speak TLS)" in str(failed)
+        finally:
+            server.close()
 
     async def test_missing_where_etcd_wants_it_is_an_error(self, files: dict[str, Path]) -> None:
         async with LocalEtcd(tls=ServerTLS(cert=files["cert"], key=files["key"])) as etcd:
