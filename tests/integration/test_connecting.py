@@ -437,10 +437,10 @@ class TestTLS:
         """Whether the end or a reset comes first is up to the network: both tell the same."""
 
         async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.read(1)  # what is left unread makes a reset of the end
+            await reader.read(1)  # it has begun to speak TLS
             writer.transport.abort()
 
-        server = await asyncio.start_server(hang_up, "127.0.0.1", 0, limit=1)
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
         endpoint = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         linger = struct.pack("ii", 1, 0)  # on, 0 s: closed by a reset; what is accepted inherits it
         server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
