@@ -391,6 +391,8 @@ class Runner:
             self._confirm()
         if happened is Input.PROVEN and (self._blind_since is not None or self._unproven is not None):
             return
+        if happened is Input.EXPIRED and self._session is not None and self._session.watcher is not None:
+            self._session.watcher.skip()
         why_blind = self._reason or ConnectionFailedError("the watch is not back yet")
         self._advance(happened, reason)
         if happened is Input.CLAIMED:

@@ -136,6 +136,11 @@ class Stream:
         self._given_up = (CompactedError if read_anew else BrokenError)(f"watch at {self._client.endpoint}: {why}")
         await self._connection.give_up(self._client, self._client.endpoint)
 
+    def leave(self, why: str) -> None:
+        """End the stream and nothing else; whoever reads from it sees it break, with `CompactedError`."""
+        self._given_up = CompactedError(f"watch at {self._client.endpoint}: {why}")
+        self.cancel()
+
     def cancel(self) -> None:
         """End the stream. Idempotent."""
         call, self._call = self._call, None  # who still knows the stream, if only in a traceback, keeps no connection

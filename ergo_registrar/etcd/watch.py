@@ -3,7 +3,7 @@
 `start` reads every prefix at one revision, in pages, and opens one watch for each on a common stream, to follow from
 there. `run` follows the stream. After a break it resumes at the last revision applied; where etcd no longer keeps that,
 or has fewer revisions than were seen (a restored backup), it reads everything anew, and the sink makes events of the
-differences.
+differences. So it does, too, where many registrars share an event loop that is late, and their leases have ended.
 
 An idle stream says nothing for minutes, a broken one too. So etcd is asked on the stream itself, every so often, how
 far it is, and its answer proves that nothing is missing. A stream on which nothing comes any more is given up. Where
@@ -40,6 +40,7 @@ _PAGE_SOON = 0.25  # seconds; after a page that took no longer, four times as ma
 _PATIENCE = 2.0  # seconds for etcd's word on a new watch, doubled after each failure: a hung one is left soon
 _RETRY_FIRST, _RETRY_MOST = 0.1, 1.0  # seconds between two tries for a broken stream
 _READERS = 4  # of one event loop at the same time; only one of them came while it was late
+_SKIPPED = "the lease was lost, so everything is read anew"
 _MOST = 2**63 - 1  # the largest revision there can be
 _CATCH_UP = 0.12  # seconds; every 0.1 s older etcds bring up to date what began in the past (syncWatchersLoop)
 _HOLD = 1.0  # seconds for which changes wait for a new stream's first proof; some may then be told out of order
@@ -112,6 +113,7 @@ class Watcher:
         self._counts: dict[bytes, int] = {}  # prefix -> how many keys it then had
         self._youngest = Record(b"", None)  # the record that changed last of all that was applied
         self._raft_index = 0  # how far raft's log was then, or later
+        self._skips = False  # the changes since what was applied, and reads everything anew
         self._denied = False  # a stream was refused, and none was opened since
         # What came on a stream that is not proven yet. Its watches catch up one by one, so that what came first may be
         # the younger; told like that, a value that moved from one level to another would be gone for a moment.
@@ -158,6 +160,18 @@ class Watcher:
         if self._stream is not None and self._held is None and revision == self._complete:
             self._due = max(self._due, asked + _PATIENT_BEATS * self._beat)
             self._sink.shown(revision, asked)
+
+    def skip(self) -> None:
+        """Where many follow on a late event loop, read everything anew rather than follow change by change.
+
+        When all of them have lost their leases, what each would be told of the others' keys, which go and come back,
+        takes so long that they lose them again. What came and went meanwhile is then not told of.
+        """
+        others = _others.get(asyncio.get_running_loop())
+        if others is not None and others.following > _READERS and self._connection.is_late:
+            self._skips = True
+            if self._stream is not None:
+                self._stream.leave(_SKIPPED)
 
     async def _keep_following(self, others: _Others) -> Never:
         pauses = self._pauses()
@@ -286,15 +300,18 @@ class Watcher:
     async def _open(self) -> Stream:
         """List unless it was done, and open a stream that goes on from there."""
         if not self._applied:
+            self._skips = False
             await self._list()
         else:
             await self._refuse_other_past()
+            self._refuse_to_follow()
         stream = await self._connection.call("watch", self._new_stream)
         try:
             for number, prefix in enumerate(self._prefixes, start=1):
                 header = await stream.create(number, prefix, self._next(prefix, stream), self._patience)
                 stream.is_behind |= header.revision > self._applied[prefix]
                 await self._refuse_other_history(header)
+            self._refuse_to_follow()
         except BaseException:  # also cancelled: the stream would be left behind
             stream.cancel()
             self._patience = min(2 * self._patience, self._timeout)
@@ -354,6 +371,11 @@ class Watcher:
         if index < self._raft_index or found != as_it_was:
             raise CompactedError(f"revision {seen} is not what it was: etcd was restored from a backup")
         self._raft_index = index
+
+    def _refuse_to_follow(self) -> None:
+        """Raise `CompactedError` if the changes since what was applied are to be skipped."""
+        if self._skips:
+            raise CompactedError(f"watch: {_SKIPPED}")
 
     async def _list(self) -> None:
         """Read every prefix at one revision. Raise `CompactedError` if that is compacted meanwhile."""

@@ -55,6 +55,13 @@ async def calling(options: Options) -> AsyncIterator[Connection]:
         await connection.close()
 
 
+async def lose_lease(raw: Raw, key: str) -> None:
+    """End the lease of a key."""
+    found = await raw.get(key)
+    assert found is not None
+    await raw.revoke(found.lease)
+
+
 class TestAMemberAtRest:
     """Nothing changes in etcd: then the lease's renewal proves the view, too."""
 
@@ -98,14 +105,13 @@ class TestAMemberAtRest:
             assert await streams_started(etcd.endpoint, "LeaseKeepAlive") == 1
 
     async def test_renews_though_that_stream_has_ended(self) -> None:
-        """etcd, or what stands between, ends it while nobody renews, and no watch tells of it: a new one is opened."""
+        """While nobody renews, and no watch tells of it: a new one is opened, on the same connection."""
         async with LocalEtcd() as etcd, calling(short_options(etcd.endpoint)) as connection:
             await connection.call("grant", lambda client: client.grant(77, 60))
             assert (await connection.call("keep alive", lambda client: client.keep_alive(77)))[0] == 60
-            stream = (await connection._connected(5))._renewals
-            await etcd.members[0].restart()
-            await eventually(stream.done)
+            (await connection._connected(5))._renewals.cancel()
             assert (await connection.call("keep alive", lambda client: client.keep_alive(77)))[0] == 60
+            assert connection._stats.connections_replaced == 0
 
     async def test_that_is_told_the_stream_is_over_while_it_writes_fails_as_any_call(
         self, etcd: str, registrar_options: Options
@@ -292,6 +298,91 @@ class TestManyRegistrarsInOneProcess:
                 await raw.put(f"{routes}nodes/n{number}@h", NO_ROUTES)
                 await asyncio.wait_for(told, 10)
         assert happened[0] == first
+
+    @pytest.mark.parametrize(
+        ("late", "readers", "anew"),
+        [(True, 1, True), (False, 1, False), (True, watch._READERS, False)],
+        ids=["", "but not where the loop is in time", "nor where they are few"],
+    )
+    async def test_that_lost_their_leases_read_everything_anew(
+        self,
+        registrar_options: Options,
+        raw: Raw,
+        routes: str,
+        monkeypatch: pytest.MonkeyPatch,
+        late: bool,
+        readers: int,
+        anew: bool,
+    ) -> None:
+        """Each would be told of all the others' keys, which go and come back, and meanwhile lose its lease again."""
+        monkeypatch.setattr(Connection, "is_late", late)
+        monkeypatch.setattr(watch, "_READERS", readers)
+        async with Registrar(registrar_options) as observer, Registrar(registrar_options, node="a@h") as member:
+            await settled(raw, member)
+            listings = member.stats.listings
+            await lose_lease(raw, f"{routes}nodes/a@h")
+            await eventually(lambda: member.stats.re_registrations == 1)
+            await settled(raw, member)
+            await settled(raw, observer)
+            await eventually(lambda: member.state is State.CONNECTED)
+            assert member.stats.listings - listings == anew
+            assert member.stats.connections_replaced == 0
+            assert await observer.nodes() == ["a@h"]
+
+    async def test_that_lost_their_leases_while_a_watch_is_opened_read_everything_anew(
+        self,
+        registrar_options: Options,
+        relay: FaultProxy,
+        raw: Raw,
+        routes: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Lines break in such a moment, too, and what is opened goes on where the old stream ended."""
+        options = dataclasses.replace(registrar_options, endpoints=(relay.endpoint,))
+        create, opening, go_on = stream.Stream.create, asyncio.Event(), asyncio.Event()
+
+        async def held(self: stream.Stream, *arguments: Any) -> Any:
+            opening.set()
+            await go_on.wait()
+            return await create(self, *arguments)
+
+        async with Registrar(registrar_options), Registrar(options, node="a@h") as member:
+            await settled(raw, member)
+            listings = member.stats.listings
+            monkeypatch.setattr(Connection, "is_late", True)
+            monkeypatch.setattr(watch, "_READERS", 1)
+            monkeypatch.setattr(stream.Stream, "create", held)
+            await relay.cut()
+            await opening.wait()
+            await lose_lease(raw, f"{routes}nodes/a@h")
+            await eventually(lambda: member.stats.re_registrations == 1)
+            go_on.set()
+            await eventually(lambda: member.state is State.CONNECTED)
+            assert member.stats.listings - listings == 1
+
+    async def test_that_lost_their_leases_while_etcd_was_away_open_no_watch_of_before(
+        self, registrar_options: Options, relay: FaultProxy, raw: Raw, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What it has to tell would begin to come, and be thrown away."""
+        options = dataclasses.replace(registrar_options, endpoints=(relay.endpoint,))
+        create, revisions = stream.Stream.create, list[int]()
+
+        async def noted(self: stream.Stream, number: int, prefix: bytes, revision: int, timeout: float) -> Any:
+            revisions.append(revision)
+            return await create(self, number, prefix, revision, timeout)
+
+        async with Registrar(registrar_options), Registrar(options, node="a@h") as member:
+            await settled(raw, member)
+            monkeypatch.setattr(Connection, "is_late", True)
+            monkeypatch.setattr(watch, "_READERS", 1)
+            await relay.refuse()
+            await eventually(lambda: member.state is State.LOST, within=10)
+            monkeypatch.setattr(stream.Stream, "create", noted)
+            next_one = await raw.put("of/somebody/else", "x")
+            await raw.put("of/somebody/else", "y")
+            await relay.heal()
+            await eventually(lambda: member.state is State.CONNECTED, within=10)
+            assert min(revisions) > next_one
 
     async def test_do_not_wait_for_their_turn_for_ever(
         self, registrar_options: Options, monkeypatch: pytest.MonkeyPatch
