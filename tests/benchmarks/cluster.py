@@ -48,7 +48,7 @@ async def _whole(findings: Findings) -> None:
 
 async def apart(findings: Findings, nodes: int, plan: Plan, *, beside_raw: bool = True) -> None:
     """Measure a cluster that has the machine to itself, after one of bare gRPC that had."""
-    raw_plan = msgspec.structs.replace(plan, hold=0, kill=False)
+    raw_plan = msgspec.structs.replace(plan, hold=0, pause=0, kill=False)
     raw = await _alone(findings, Kind.RAW, nodes, raw_plan) if beside_raw else None
     registrars = await _alone(findings, Kind.REGISTRARS, nodes, plan)
     if raw is not None and registrars is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ergo_registrar import Options
-from tests.benchmarks.cluster_runs import KILL_BOUND, UP_BOUND, UP_BOUND_MOST, Taken
+from tests.benchmarks.cluster_runs import KILL_BOUND, PAUSE_BOUND, UP_BOUND, UP_BOUND_MOST, Taken
 from tests.benchmarks.report import Figure
 from tests.benchmarks.stage import Kind
 
@@ -100,6 +100,9 @@ class _Sheet:
             self._add("longest garbage collection", "s", [used.longest_collection], note=note)
         if not self._is_raw:
             self._faults()
+            if taken.paused:
+                what = f"all stand still for {taken.paused:g} s, all are back"
+                self._bounded("pause", what, taken.recovered, PAUSE_BOUND, None)
             if taken.killed is not None or "kill" in taken.failed:
                 goal = Options().lease_ttl + _KILL_SLACK
                 self._bounded("kill", "half killed at once, all others agree", taken.killed, KILL_BOUND, goal)

@@ -16,19 +16,21 @@ from tests.benchmarks.workers import StageError, raise_file_limit
 
 UP_BOUND = 300.0  # seconds for up to 1,000 nodes
 UP_BOUND_MOST = 600.0  # seconds for more
+PAUSE_BOUND = 120.0  # seconds for all to be back once they go on
 KILL_BOUND = 60.0  # seconds for the survivors to converge
 _PERIOD = 10 / 3  # seconds of a lease's renewals: whole ones are at rest, or there would be more or fewer by chance
 _SPARE_FILES = 500  # that etcd and a process need beside a connection for each node
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do with a cluster: in each of `rounds`, so many joins and so long a flow; then wait, then kill half."""
+    """What to do with a cluster: in each of `rounds`, so many joins and so long a flow; then wait, pause, kill half."""
 
     rounds: int
     joins: int
     flow: float
     rest: float
     hold: float = 0.0
+    pause: float = 0.0
     kill: bool = False
 
 
@@ -43,6 +45,8 @@ class Taken(msgspec.Struct):
     flows: list[Flow] = []
     held: float = 0.0
     reborn: int = 0
+    paused: float = 0.0
+    recovered: float | None = None
     killed: float | None = None
     usage: Usage | None = None
     storm_faults: dict[str, float] = {}
@@ -95,6 +99,8 @@ async def alone(kind: Kind, nodes: int, plan: Plan) -> Taken:
                 after = await cluster.lives()
                 taken.reborn = sum(after.get(key) != created for key, created in lives.items())
         await _end(cluster, taken)
+        if plan.pause:
+            await _pause(cluster, taken, plan.pause)
         if plan.kill:
             await _kill(cluster, taken)
     return taken
@@ -135,6 +141,13 @@ async def _end(cluster: Cluster, taken: Taken) -> None:
     async with _step(taken, "faults"):
         taken.faults = await cluster.faults()
         taken.usage = await cluster.usage()
+
+
+async def _pause(cluster: Cluster, taken: Taken, seconds: float) -> None:
+    if taken.up is not None:
+        taken.paused = seconds
+        async with _step(taken, "pause"):
+            taken.recovered = await cluster.stand_still(seconds, PAUSE_BOUND)
 
 
 async def _kill(cluster: Cluster, taken: Taken) -> None:

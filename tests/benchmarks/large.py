@@ -1,4 +1,4 @@
-"""Clusters of 500 and 1,000 nodes, alone on the machine: the larger one for ten minutes, then half of it killed."""
+"""Clusters of 500 and 1,000 nodes, alone on the machine: the larger one for ten minutes, then paused, then halved."""
 
 import asyncio
 
@@ -19,4 +19,4 @@ def measure(setting: Setting) -> tuple[list[Figure], dict[str, str]]:
 
 async def _measure(findings: Findings) -> None:
     await apart(findings, 500, Plan(rounds=5, joins=12, flow=5, rest=20))
-    await apart(findings, 1000, Plan(rounds=5, joins=12, flow=5, rest=30, hold=600, kill=True))
+    await apart(findings, 1000, Plan(rounds=5, joins=12, flow=5, rest=30, hold=600, pause=20, kill=True))

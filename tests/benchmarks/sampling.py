@@ -4,6 +4,8 @@ A thread of its own looks every few milliseconds at where the event loop's threa
 which that thread used since the look before; the collector's, measured by itself, is taken off. A look at a loop that
 waits does not count, and leaves that time to the next one. The innermost frame decides whose time it is, so what C code
 takes is that of the Python function which called it.
+
+To walk the frames of another thread is not safe in CPython 3.11: seldom, a process that is looked at ends by a signal.
 """
 
 import gc

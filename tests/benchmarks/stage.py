@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Awaitable
@@ -172,6 +173,25 @@ class Cluster:
         began = time.monotonic()
         await self._processes.kill(doomed)
         return await self._seen(ranges, seconds) - began
+
+    async def stand_still(self, pause: float, seconds: float) -> float:
+        """Stop all processes for longer than a lease; return the seconds from then until all are back, and see all."""
+        before = await self.lives()
+        try:
+            for process in self._processes.all:
+                process.send(signal.SIGSTOP)
+            await asyncio.sleep(pause)
+        finally:
+            for process in self._processes.all:
+                process.send(signal.SIGCONT)
+        began = time.monotonic()
+        while (left := began + seconds - time.monotonic()) > 0:
+            after = await self.lives()
+            is_anew = len(after) == self.nodes and all(before.get(key) != created for key, created in after.items())
+            if is_anew and (await self.faults())["not connected"] == 0:
+                return await self._seen([(0, self.nodes)], left) - began
+            await asyncio.sleep(1)
+        raise StageError(f"not all were back within {seconds:g} s")
 
     async def lives(self) -> dict[bytes, int]:
         """Return the key of each node, and the revision that it was created at."""

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import os
 import resource
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,6 +88,11 @@ class Process:
         if "error" in answer:
             raise StageError(answer["error"])
         return answer
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     async def kill(self) -> None:
         """End it with SIGKILL, and return when it has ended."""
