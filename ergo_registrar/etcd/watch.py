@@ -508,7 +508,7 @@ async def read_prefixes(
                     raise
                 limit = most = max(1, limit // 4)
                 continue
-            if page.more and clock() - asked <= _PAGE_SOON:
+            if clock() - asked <= _PAGE_SOON:
                 limit = min(4 * limit, most)
             if revision == 0:
                 revision, history = page.header.revision, (page.header.cluster_id, page.header.raft_term)

@@ -419,6 +419,16 @@ class TestACallThatIsNotAnsweredInTime:
             await connection.call("look", lambda client: client.member_status(), timeout=4)
         assert connection._stats.connections_replaced >= 1
 
+    async def test_costs_a_silent_one_nothing_while_the_answer_may_not_have_been_come_to(
+        self, relay: FaultProxy, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An event loop that is late by a second takes several of them for an answer."""
+        monkeypatch.setattr(connection, "_lag", lambda: 1.0)
+        relay.black_hole()
+        with pytest.raises(ConnectionFailedError, match="the event loop being slow"):
+            await connection.call("look", lambda client: client.member_status(), timeout=4)
+        assert connection._stats.connections_replaced == 0
+
     async def test_costs_one_that_says_something_else_nothing_where_this_side_is_slow(
         self, connection: Connection
     ) -> None:
