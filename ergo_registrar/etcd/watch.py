@@ -113,6 +113,7 @@ class Watcher:
         self._counts: dict[bytes, int] = {}  # prefix -> how many keys it then had
         self._youngest = Record(b"", None)  # the record that changed last of all that was applied
         self._raft_index = 0  # how far raft's log was then, or later
+        self._others: _Others | None = None  # who follows beside us, while `run` runs
         self._skips = False  # the changes since what was applied, and reads everything anew
         self._denied = False  # a stream was refused, and none was opened since
         # What came on a stream that is not proven yet. Its watches catch up one by one, so that what came first may be
@@ -140,12 +141,14 @@ class Watcher:
         """Follow the watches, and get them back whenever they break. Ends by cancellation only, leaving no stream."""
         with _others_here() as others:
             others.following += 1
+            self._others = others
             try:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._prove)
                     await self._keep_following(others)
             finally:
                 others.following -= 1
+                self._others = None
                 self.close()
 
     def ask(self) -> None:
@@ -165,10 +168,10 @@ class Watcher:
         """Where many follow on a late event loop, read everything anew rather than follow change by change.
 
         When all of them have lost their leases, what each would be told of the others' keys, which go and come back,
-        takes so long that they lose them again. What came and went meanwhile is then not told of.
+        takes so long that they lose them again. What came and went meanwhile is then not told of. Nothing while `start`
+        runs, which reads everything anyway.
         """
-        others = _others.get(asyncio.get_running_loop())
-        if others is not None and others.following > _READERS and self._connection.is_late:
+        if self._others is not None and self._others.following > _READERS and self._connection.is_late:
             self._skips = True
             if self._stream is not None:
                 self._stream.leave(_SKIPPED)
@@ -300,7 +303,6 @@ class Watcher:
     async def _open(self) -> Stream:
         """List unless it was done, and open a stream that goes on from there."""
         if not self._applied:
-            self._skips = False
             await self._list()
         else:
             await self._refuse_other_past()
@@ -380,7 +382,7 @@ class Watcher:
     async def _list(self) -> None:
         """Read every prefix at one revision. Raise `CompactedError` if that is compacted meanwhile."""
         async with _turn(self._timeout, is_late=self._connection.is_late):
-            asked = self._clock()
+            asked, self._skips = self._clock(), False
             revision, history, found = await read_prefixes(self._connection, self._prefixes, clock=self._clock)
             self._stats.listings += 1
             self._history = history

@@ -13,9 +13,10 @@ import anyio
 import pytest
 
 from ergo_registrar import ConnectionFailedError, Options, Registrar, State, Subscription
+from ergo_registrar.clock import now
 from ergo_registrar.etcd import stream, watch
 from ergo_registrar.etcd.client import Client
-from ergo_registrar.etcd.connection import Connection
+from ergo_registrar.etcd.connection import CompactedError, Connection
 from ergo_registrar.etcd.server import LocalEtcd
 from ergo_registrar.stats import Stats
 from ergo_registrar.testing.proxy import FaultProxy
@@ -301,7 +302,7 @@ class TestManyRegistrarsInOneProcess:
 
     @pytest.mark.parametrize(
         ("late", "readers", "anew"),
-        [(True, 1, True), (False, 1, False), (True, watch._READERS, False)],
+        [(True, 1, True), (False, 1, False), (True, 2, False)],
         ids=["", "but not where the loop is in time", "nor where they are few"],
     )
     async def test_that_lost_their_leases_read_everything_anew(
@@ -317,7 +318,8 @@ class TestManyRegistrarsInOneProcess:
         """Each would be told of all the others' keys, which go and come back, and meanwhile lose its lease again."""
         monkeypatch.setattr(Connection, "is_late", late)
         monkeypatch.setattr(watch, "_READERS", readers)
-        async with Registrar(registrar_options) as observer, Registrar(registrar_options, node="a@h") as member:
+        options = dataclasses.replace(registrar_options, lease_ttl=10)
+        async with Registrar(registrar_options) as observer, Registrar(options, node="a@h") as member:
             await settled(raw, member)
             listings = member.stats.listings
             await lose_lease(raw, f"{routes}nodes/a@h")
@@ -338,7 +340,7 @@ class TestManyRegistrarsInOneProcess:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Lines break in such a moment, too, and what is opened goes on where the old stream ended."""
-        options = dataclasses.replace(registrar_options, endpoints=(relay.endpoint,))
+        options = dataclasses.replace(registrar_options, endpoints=(relay.endpoint,), lease_ttl=5)
         create, opening, go_on = stream.Stream.create, asyncio.Event(), asyncio.Event()
 
         async def held(self: stream.Stream, *arguments: Any) -> Any:
@@ -368,7 +370,8 @@ class TestManyRegistrarsInOneProcess:
         create, revisions = stream.Stream.create, list[int]()
 
         async def noted(self: stream.Stream, number: int, prefix: bytes, revision: int, timeout: float) -> Any:
-            revisions.append(revision)
+            if self._client.endpoint == relay.endpoint:
+                revisions.append(revision)
             return await create(self, number, prefix, revision, timeout)
 
         async with Registrar(registrar_options), Registrar(options, node="a@h") as member:
@@ -383,6 +386,62 @@ class TestManyRegistrarsInOneProcess:
             await relay.heal()
             await eventually(lambda: member.state is State.CONNECTED, within=10)
             assert min(revisions) > next_one
+
+    async def test_that_lose_their_leases_again_before_it_is_their_turn_read_once(
+        self, registrar_options: Options, raw: Raw, routes: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is read after that is new enough."""
+        monkeypatch.setattr(Connection, "is_late", True)
+        monkeypatch.setattr(watch, "_READERS", 1)
+        options = dataclasses.replace(registrar_options, lease_ttl=5, request_timeout=60)
+        async with Registrar(registrar_options), Registrar(options, node="a@h") as member:
+            await settled(raw, member)
+            listings = member.stats.listings
+            async with watch._turn(60, is_late=True):
+                await lose_lease(raw, f"{routes}nodes/a@h")
+                await eventually(lambda: member.stats.re_registrations == 1)
+                await lose_lease(raw, f"{routes}nodes/a@h")
+                await eventually(lambda: member.stats.re_registrations == 2, within=10)
+            await eventually(lambda: member.state is State.CONNECTED)
+            assert member.stats.listings - listings == 1
+
+    async def test_that_lose_their_leases_while_they_enter_are_in_once_they_are_back(
+        self, registrar_options: Options, raw: Raw, routes: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What they read meanwhile is new enough, and the time for it may be over."""
+        create, opening, go_on = stream.Stream.create, asyncio.Event(), asyncio.Event()
+
+        async def held(self: stream.Stream, *arguments: Any) -> Any:
+            opening.set()
+            await go_on.wait()
+            return await create(self, *arguments)
+
+        async with Registrar(registrar_options), Registrar(registrar_options):
+            monkeypatch.setattr(Connection, "is_late", True)
+            monkeypatch.setattr(watch, "_READERS", 1)
+            monkeypatch.setattr(stream.Stream, "create", held)
+            member = Registrar(dataclasses.replace(registrar_options, lease_ttl=5))
+            entering = asyncio.create_task(member.register("a@h"))
+            await opening.wait()
+            await lose_lease(raw, f"{routes}nodes/a@h")
+            await eventually(lambda: member.stats.re_registrations == 1, within=10)
+            go_on.set()
+            await entering
+            assert member.stats.listings == 1
+            await member.close()
+
+    async def test_whose_stream_is_left_are_told_so_though_they_read_something_else_just_then(
+        self, registrar_options: Options
+    ) -> None:
+        async with calling(registrar_options) as connection:
+            client = await connection._connected(5)
+            left = stream.Stream(connection, client, client.watch_stream(), True, now, log_in_anew=False)
+            left.leave("it has much to tell")
+            with pytest.raises(CompactedError, match="it has much to tell"):
+                await left.read()
+            with pytest.raises(CompactedError, match="it has much to tell"):
+                await left.ask()
+            assert connection._stats.connections_replaced == 0
 
     async def test_do_not_wait_for_their_turn_for_ever(
         self, registrar_options: Options, monkeypatch: pytest.MonkeyPatch
