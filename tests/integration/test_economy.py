@@ -439,9 +439,43 @@ class TestManyRegistrarsInOneProcess:
             left.leave("it has much to tell")
             with pytest.raises(CompactedError, match="it has much to tell"):
                 await left.read()
-            with pytest.raises(CompactedError, match="it has much to tell"):
-                await left.ask()
             assert connection._stats.connections_replaced == 0
+
+    async def test_that_are_asked_for_a_proof_while_they_leave_a_stream_hold_nobody_up(
+        self, registrar_options: Options, raw: Raw, routes: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who asks on a stream that was left, before its reader has seen that, does not ask again at once for ever."""
+        monkeypatch.setattr(Connection, "is_late", True)
+        monkeypatch.setattr(watch, "_READERS", 1)
+        async with Registrar(registrar_options), Registrar(registrar_options, node="a@h") as member:
+            await settled(raw, member)
+            assert member._runner._session is not None
+            watcher: Any = member._runner._session.watcher
+            left, listings = watcher._stream, member.stats.listings
+            left.answers_last = True  # as of the newer etcds
+            read, busy, go_on = left.read, asyncio.Event(), asyncio.Event()
+            ask, asked = left.ask, asyncio.Event()
+
+            async def held() -> Any:
+                answer = await read()
+                busy.set()
+                await go_on.wait()
+                return answer
+
+            async def noted() -> None:
+                asked.set()
+                await ask()
+
+            left.read = held
+            while not busy.is_set():
+                await raw.put(f"{routes}nodes/b@h", NO_ROUTES)
+            watcher.skip()
+            left.ask = noted
+            watcher.ask()
+            await eventually(asked.is_set)
+            go_on.set()
+            await eventually(lambda: member.stats.listings > listings)
+            await eventually(lambda: member.state is State.CONNECTED)
 
     async def test_do_not_wait_for_their_turn_for_ever(
         self, registrar_options: Options, monkeypatch: pytest.MonkeyPatch
