@@ -98,9 +98,8 @@ class Client:
         self._closed = False
         self._when_closed: list[Callable[[], None]] = []
         self._answers_last: bool | None = None
-        self.silent_since: float = (
-            math.inf
-        )  # when it was asked first of all since anything came; infinite if it was not
+        # When it was asked first of all since anything came, infinite if it was not.
+        self.silent_since: float = math.inf
         self._renewals: Any = None  # a stream on which leases can be renewed, while nobody does
 
     async def connect(self) -> None:
