@@ -172,7 +172,7 @@ class Stream:
     async def _write(self, request: Any) -> None:
         call = self._call
         if call is None:
-            raise BrokenError(_ENDED_HERE)
+            raise self._given_up or BrokenError(_ENDED_HERE)
         try:
             await call.write(request)
         except _FAILURES as error:

@@ -204,8 +204,6 @@ class Watcher:
                         await self._question(stream)
                     else:
                         await self._compare(stream)
-                except CompactedError:  # while it was compared
-                    self._asking.set()
                 except ConnectionFailedError as error:
                     if stream is self._stream:  # else its reader saw it break, and told
                         self._sink.broken(error)
@@ -247,7 +245,11 @@ class Watcher:
         if self._held is None:
             self._held = []
         try:
-            revision, stands = await self._stands()
+            try:
+                revision, stands = await self._stands()
+            except CompactedError:  # meanwhile
+                self._asking.set()
+                return
             ends = self._clock() + self._patient_beat
             while stream is self._stream:
                 if all(self._agrees(prefix, revision, *stands[prefix]) for prefix in self._prefixes):

@@ -162,6 +162,11 @@ class TestAQuestionWithoutAnAnswer:
             async def unheard(_: stream.Stream) -> None:
                 """Ask nothing, so that no answer comes."""
 
+            async def last(_: Client) -> bool:
+                """Be as the newer etcds, which are asked on the stream."""
+                return True
+
+            monkeypatch.setattr(Client, "answers_progress_last", last)
             monkeypatch.setattr(stream.Stream, "ask", unheard)
             streams = observer.stats.watch_streams
             await relay.cut()
