@@ -380,6 +380,35 @@ async def test_another_etcd_behind_the_same_endpoints_is_read_anew() -> None:
             assert (await next_event(joined)).name == "b@h"
 
 
+class TestAComparisonWithOldEtcds:
+    async def test_is_begun_again_at_once_when_a_compaction_outruns_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where etcd's answers on the stream prove nothing; who waits for a proof need not wait a beat longer."""
+        async with (
+            LocalEtcd() as etcd,
+            Raw(etcd.endpoint) as raw,
+            Registrar(dataclasses.replace(short_options(etcd.endpoint), lease_ttl=60)) as observer,
+        ):
+            await observer.wait_revision(await raw.revision())
+            youngest, begun, failed = Client.youngest, 0, False
+
+            async def outrun(self: Client, start: bytes, end: bytes, *, revision: int) -> Any:
+                nonlocal begun, failed
+                begun += not revision
+                if revision and not failed:
+                    failed = True
+                    await raw.compact(await raw.put("of/somebody/else", "x"))
+                return await youngest(self, start, end, revision=revision)
+
+            monkeypatch.setattr(Client, "youngest", outrun)
+            assert observer._runner._session is not None
+            watcher: Any = observer._runner._session.watcher
+            watcher._stream.answers_last = False
+            watcher.ask()
+            await eventually(lambda: begun >= 2)
+            assert failed
+            assert observer.state is State.CONNECTED
+
+
 class TestReadingTheClusterForTheFirstTime:
     """Page after page at one revision, while a compaction takes that revision away."""
 
